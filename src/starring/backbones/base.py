@@ -1,0 +1,234 @@
+"""The contract every backbone fulfils, and the legend of tensor layouts.
+
+Axes: ``b`` batch, ``c`` channel, ``f`` latent frame, ``F H W`` pixel frames, height, width, ``h w`` latent size,
+``n`` text tokens, ``d`` text width. Above a backbone every video is ``b c f h w``; pixels are ``b 3 F H W`` in [-1, 1];
+a backbone permutes at its own border. What it returns is float32, whatever precision its networks run in, so that
+sampling and losses are computed alike everywhere.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from starring.config import Sample
+from starring.diffusion.parametrization import Parametrization
+from starring.errors import StarringError, unknown
+
+KINDS: dict[str, str] = {
+    "spatial": "self-attention within one frame",
+    "cross": "attention from image to text",
+    "temporal": "attention along time",
+    "joint": "attention over text and video together",
+    "feedforward": "feed-forward layers of the image (or joint) blocks",
+    "stem": "the first convolution or patch embedding",
+}
+"""Every kind of place a method may ask for; a backbone answers where it is, or that it has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Text:
+    """Prompts as the denoiser reads them."""
+
+    embeddings: Tensor
+    """``b n d``; carries gradient when the prompt holds learned words."""
+    ids: Tensor
+    """``b n`` token ids, learned words with their own ids; on the CPU or the backbone's device."""
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
+
+    def __add__(self, other: Text) -> Text:
+        """Join two batches, as guidance does with ``negative + positive``."""
+        return Text(embeddings=torch.cat([self.embeddings, other.embeddings]), ids=torch.cat([self.ids, other.ids]))
+
+    def __getitem__(self, rows: slice) -> Text:
+        return Text(embeddings=self.embeddings[rows], ids=self.ids[rows])
+
+    def expand(self, batch: int) -> Text:
+        """One prompt for ``batch`` videos; a text of ``batch`` prompts is returned as it is.
+
+        Raises:
+            StarringError: if it holds neither one nor ``batch`` prompts.
+        """
+        if len(self) == batch:
+            return self
+        if len(self) != 1:
+            raise StarringError(f"{len(self)} prompts were given for {batch} videos. Give one, or one for each video.")
+        return Text(embeddings=self.embeddings.expand(batch, -1, -1), ids=self.ids.expand(batch, -1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Moments:
+    """The Gaussian a VAE encodes a video to, already multiplied by the VAE's scaling factor; both ``b c f h w``."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents. Noise comes from the generator's own device, so a CPU generator gives one draw anywhere."""
+        device = generator.device if generator is not None else self.mean.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=torch.float32)
+        return self.mean + self.std * noise.to(self.mean)
+
+
+class Backbone(ABC):
+    """A frozen text-to-video model taken apart: tokenizer, text encoder, VAE, denoiser and noise schedule.
+
+    Its networks are in evaluation mode and take no gradient to their own weights; gradient flows through them.
+    """
+
+    name: str
+    """Preset name, hub id or folder name, for messages and records."""
+    family: str
+    """Runs are interchangeable between backbones of one family (``"animatediff"``)."""
+    source: str
+    """Where it was loaded from: the folder, or the hub ids."""
+    origin: dict[str, str]
+    """The arguments of ``load_backbone`` that load it again (``name_or_path``, and ``base``, ... where given)."""
+    denoiser: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    tokenizer: Any
+    """A transformers tokenizer. Learned words replace it by an extended copy while they are attached."""
+    parametrization: Parametrization
+    """What the denoiser predicts, under the schedule it is sampled with."""
+    sample: Sample
+    """How films are drawn when nobody says otherwise."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        family: str,
+        source: str,
+        denoiser: nn.Module,
+        vae: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        parametrization: Parametrization,
+        sample: Sample,
+    ) -> None:
+        self.name, self.family, self.source = name, family, source
+        self.denoiser, self.vae, self.text_encoder, self.tokenizer = denoiser, vae, text_encoder, tokenizer
+        self.parametrization, self.sample = parametrization, sample
+        self.origin = {"name_or_path": name}
+        self._device: torch.device | None = None
+        for part in self.parts():
+            part.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute (also while they are offloaded)."""
+        return self._device or next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the denoiser."""
+        return next(self.denoiser.parameters()).dtype
+
+    def parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Text encoder, denoiser and VAE, in the order a film needs them."""
+        return self.text_encoder, self.denoiser, self.vae
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move and cast all networks, in place.
+
+        Raises:
+            StarringError: if its parts are offloaded: accelerate then decides where they are.
+        """
+        if self._device is not None:
+            raise StarringError(f"{self.name} is offloaded and moves its own parts; load it anew to place it.")
+        # diffusers warns about a dtype argument even when it is None
+        wanted: dict[str, Any] = {"device": device, "dtype": dtype}
+        for part in self.parts():
+            part.to(**{name: value for name, value in wanted.items() if value is not None})
+        return self
+
+    @abstractmethod
+    def save_memory(
+        self,
+        *,
+        offload: bool = False,
+        vae_slicing: bool = False,
+        vae_tiling: bool = False,
+        checkpointing: bool = False,
+    ) -> Self:
+        """Trade time for memory, in place; each option only ever switches on.
+
+        Args:
+            offload: keep only the network at work on the accelerator (for generating; training needs all at once).
+            vae_slicing: encode and decode frame by frame.
+            vae_tiling: encode and decode large frames in overlapping tiles (approximate).
+            checkpointing: recompute the denoiser's activations during backward.
+        """
+
+    @abstractmethod
+    def encode_text(self, prompts: str | Sequence[str]) -> Text:
+        """Tokenize and encode; ``n`` is always the tokenizer's full length. Warns when a prompt had to be cut."""
+
+    @abstractmethod
+    def encode_moments(self, pixels: Tensor) -> Moments:
+        """Pixels ``b 3 F H W`` in [-1, 1] to the VAE's mean and standard deviation, scaled, ``b c f h w`` float32."""
+
+    def encode_video(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pixels ``b 3 F H W`` in [-1, 1] to latents ``b c f h w``: the mean, or a draw when a generator is given."""
+        moments = self.encode_moments(pixels)
+        return moments.mean if generator is None else moments.sample(generator)
+
+    @abstractmethod
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Latents ``b c f h w`` to pixels ``b 3 F H W`` around [-1, 1], not clamped; carries gradient."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: Tensor | int, text: Text, reference: Tensor | None = None) -> Tensor:
+        """One call of the denoiser.
+
+        Args:
+            x: noisy latents ``b c f h w``, as the scheduler scales them.
+            t: timesteps: a number, ``()`` or ``(b,)``.
+            text: one prompt, or ``b`` of them.
+            reference: clean latents of a reference image ``b c 1 h w``, for backbones that can attend to one.
+
+        Returns:
+            The prediction, ``b c f h w`` float32, as :attr:`parametrization` says.
+        """
+
+    @abstractmethod
+    def still(self) -> AbstractContextManager[None]:
+        """Within this context every frame is an image of its own: the temporal layers are bypassed."""
+
+    @abstractmethod
+    def sites(self, kind: str) -> dict[str, nn.Module]:
+        """All places of a kind (see :data:`KINDS`) by name, in the order the denoiser runs them.
+
+        Raises:
+            StarringError: if the kind is unknown, or this backbone has no such place.
+        """
+
+    @abstractmethod
+    def scheduler(self) -> Any:
+        """A fresh diffusers scheduler each time; schedulers carry state."""
+
+    @abstractmethod
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """``(c, f, h, w)`` of a film's latents.
+
+        Raises:
+            StarringError: if the backbone cannot make films of that size.
+        """
+
+    def no_site(self, kind: str) -> StarringError:
+        """The error for a kind of place this backbone has none of."""
+        if kind not in KINDS:
+            return unknown("kind of site", kind, KINDS)
+        return StarringError(
+            f"{self.name} ({self.family}) has no '{kind}' sites ({KINDS[kind]}), which this method works on. "
+            "Choose another --backbone; `starring methods` lists which go together."
+        )

@@ -1,0 +1,163 @@
+"""The verbs that film: with what was learned, and for scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from starring.cli import show
+from starring.cli.options import Machine, Number, Real, Word, prompts_of, small_world
+from starring.errors import StarringError
+
+if TYPE_CHECKING:
+    from starring.evaluate import Evaluation
+    from starring.generate import Progress
+
+SAMPLE = ("steps", "guidance", "negative", "frames", "height", "width", "fps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generate(Machine):
+    """Film prompts with a learned subject: an mp4 for each, and a sidecar JSON that can make it again."""
+
+    learned: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
+    """The run that `learn` made."""
+    prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="[PROMPT ...]")] = ()
+    """Prompts, with <*> where the subject stands."""
+    prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A text file with one prompt a line."""
+    again: Annotated[Path | None, arg(name="from", metavar="FILM.JSON")] = None
+    """Make the film of this sidecar again: bit for bit on the same machine."""
+    seed: int = 0
+    """Seed of the first film of each prompt; the next ones follow by ones."""
+    num: Annotated[int, arg(aliases=["--num-videos"])] = 1
+    """Films for each prompt."""
+    plain: bool = False
+    """Film the same without customization, under the same noise: what the scores are compared with."""
+    steps: Annotated[int | None, arg(metavar="INT", aliases=["--num-inference-steps"])] = None
+    """Denoising steps."""
+    guidance: Annotated[float | None, arg(metavar="FLOAT", aliases=["--guidance-scale"])] = None
+    """Classifier-free guidance; 1 switches it off."""
+    negative: Annotated[str | None, arg(metavar="TEXT", aliases=["--negative-prompt"])] = None
+    """Negative prompt."""
+    frames: Annotated[int | None, arg(metavar="INT", aliases=["--num-frames", "--max-num-frames"])] = None
+    """Number of frames."""
+    height: Number = None
+    """Frame height in pixels."""
+    width: Number = None
+    """Frame width in pixels."""
+    fps: Number = None
+    """Frames per second of the film."""
+    correlation: Real = None
+    """How much noise neighbouring frames share, in [0, 1); by default the method's own."""
+    video: Annotated[Path | None, arg(metavar="CLIP")] = None
+    """Change this clip by partial denoising, instead of filming from nothing."""
+    strength: float = 0.8
+    """Share of the schedule that --video goes through, in (0, 1]."""
+    text_encoder: str = "own"
+    """Whose text encoder reads the prompts: the backbone's own, or that of the backbone it was trained on (trained)."""
+    out: Annotated[Path | None, arg(metavar="FOLDER", aliases=["--output-dir"])] = None
+    """Where films go; the run's videos/ by default."""
+
+    def run(self) -> None:
+        """Film."""
+        from starring.generate import from_sidecar
+
+        if self.again is not None:
+            if self.learned is not None or self.prompts or self.prompt_file is not None:
+                raise StarringError("A sidecar knows its run and prompt. Leave them out beside --from.")
+            own = self.load() if self.backbone is not None else None
+            with show.bars() as bars:
+                film = from_sidecar(self.again, backbone=own, folder=self.out, on_progress=filming(bars))
+            for note in film.notes:
+                show.remark(note)
+            if not film.notes:
+                show.result("Bit for bit the same film.")
+            return
+        self._new()
+
+    def _new(self) -> None:
+        from starring.data.prompts import check_prompt
+        from starring.generate import generate
+        from starring.run import Run
+
+        if self.learned is None:
+            raise StarringError(
+                'Say what to film: starring generate RUN "a <*> dog on the beach", or --from FILM.JSON.'
+            )
+        opened = Run.open(self.learned)
+        # Prompts are checked before gigabytes are loaded.
+        prompts = [check_prompt(prompt) for prompt in prompts_of(self.prompts, self.prompt_file)]
+        if not prompts:
+            raise StarringError('There is no prompt. Write one, for example "a <*> dog running on the beach".')
+        backbone = self.load(opened)
+        small_world(backbone)
+        sample = {key: getattr(self, key) for key in SAMPLE}
+        with show.bars() as bars:
+            generate(
+                opened, prompts, seed=self.seed, num=self.num, backbone=backbone, customized=not self.plain,
+                sample=sample, correlation=self.correlation, video=self.video, strength=self.strength,
+                text_encoder=self.text_encoder, folder=self.out, on_progress=filming(bars),
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate(Machine):
+    """Film a suite of prompts with and without what was learned, score the films: a table and report.html."""
+
+    learned: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    """Runs that `learn` made; several are averaged by method."""
+    suite: Word = None
+    """Suite of prompts (vcd, miniature) or a file with one prompt a line; by default what suits the backbone."""
+    seeds: tuple[int, ...] = (0, 1)
+    """One film for each prompt and seed."""
+    judge: Word = None
+    """Who scores: miniature, paper, or a folder that holds clip and dino; by default whoever suits the backbone."""
+    steps: Annotated[int | None, arg(metavar="INT", aliases=["--num-inference-steps"])] = None
+    """Denoising steps."""
+    guidance: Annotated[float | None, arg(metavar="FLOAT", aliases=["--guidance-scale"])] = None
+    """Classifier-free guidance."""
+    correlation: Real = None
+    """How much noise neighbouring frames share; by default the method's own."""
+    out: Annotated[Path | None, arg(metavar="FOLDER", aliases=["--output-dir"])] = None
+    """Where films, results and report go; in the run by default. The same command goes on where it was stopped."""
+
+    def run(self) -> None:
+        """Film and score."""
+        from starring.evaluate import evaluate
+        from starring.run import Run
+
+        opened = [Run.open(folder) for folder in self.learned]
+        chosen = any(getattr(self, f.name) for f in fields(Machine))
+        backbone = self.load(opened[0] if opened else None) if chosen else None
+        with show.bars() as bars:
+            done = evaluate(
+                opened, suite=self.suite, seeds=self.seeds, judge=self.judge, backbone=backbone,
+                sample={"steps": self.steps, "guidance": self.guidance}, correlation=self.correlation, folder=self.out,
+                on_progress=lambda p: bars.move("films", p.share * p.total, p.total, "Filming and scoring", p.what),
+            )  # fmt: skip
+        evaluated(done)
+
+
+def evaluated(evaluation: Evaluation) -> None:
+    """The table of an evaluation, and where everything is."""
+    shown = evaluation.table
+    show.table(shown.title, shown.columns, shown.rows, *shown.notes)
+    show.written("Results", evaluation.results)
+    show.written("Report", evaluation.report)
+
+
+def filming(bars: show.Bars) -> Callable[[Progress], None]:
+    """What shows how filming goes, and tells where each film is."""
+
+    def told(progress: Progress) -> None:
+        steps = (progress.film - 1) * progress.steps + progress.step
+        bars.move("film", steps, progress.films * progress.steps, f"Filming {progress.film} of {progress.films}")
+        if progress.done is not None and progress.done.path is not None:
+            show.written("Film", progress.done.path)
+
+    return told

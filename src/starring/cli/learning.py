@@ -1,0 +1,125 @@
+"""The verb that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from starring.cli import show
+from starring.cli.options import Machine, Number, Word, changed, chosen, pairs, small_world
+from starring.errors import StarringError
+
+if TYPE_CHECKING:
+    from starring.learn.progress import Progress
+
+DATA = ("size", "masks", "flip")
+TRAIN = ("steps", "batch", "accumulate", "learning_rate", "precision", "checkpoint_every", "seed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learn(Machine):
+    """Learn a subject from its photographs: a run folder with the result, resumable at any moment."""
+
+    method: Annotated[Positional[str], arg(metavar="[METHOD]")] = ""
+    """Method, such as vcd; `starring methods` lists them."""
+    folder: Annotated[Positional[Path | None], arg(metavar="[FOLDER]")] = None
+    """Folder of photographs of one subject."""
+    class_word: Annotated[str, arg(metavar="WORD")] = ""
+    """What the subject is, such as dog."""
+    recipe: Word = None
+    """Recipe by name; by default the method's own for this backbone."""
+    runs: Annotated[Path, arg(aliases=["--output-dir"])] = Path("runs")
+    """Where the run's folder goes."""
+    name: Annotated[str | None, arg(metavar="NAME", aliases=["--output-name"])] = None
+    """The run's name; <folder>-<method> by default. Nothing is overwritten: a number is added."""
+    resume: Annotated[Path | None, arg(metavar="RUN", aliases=["--resume-from-checkpoint"])] = None
+    """Go on with this unfinished run, exactly where it was."""
+    steps: Annotated[int | None, arg(metavar="INT", aliases=["--max-train-steps"])] = None
+    """Optimiser steps of each stage."""
+    batch: Annotated[int | None, arg(metavar="INT", aliases=["--train-batch-size"])] = None
+    """Samples for each step."""
+    accumulate: Annotated[int | None, arg(metavar="INT", aliases=["--gradient-accumulation-steps"])] = None
+    """Micro-batches for each optimiser step."""
+    learning_rate: Annotated[float | None, arg(metavar="FLOAT", aliases=["--lr"])] = None
+    """Peak learning rate."""
+    precision: Annotated[str | None, arg(metavar="NAME", aliases=["--mixed-precision"])] = None
+    """Mixed precision: no, fp16 or bf16."""
+    checkpoint_every: Annotated[int | None, arg(metavar="INT", aliases=["--checkpointing-steps"])] = None
+    """Save a resumable checkpoint every so many steps."""
+    seed: Number = None
+    """Seed of everything random in learning."""
+    size: Annotated[int | None, arg(metavar="INT", aliases=["--resolution"])] = None
+    """Side of the training crops in pixels."""
+    masks: Annotated[bool | None, arg(metavar="BOOL")] = None
+    """Train inside the subject's mask only."""
+    flip: Annotated[bool | None, arg(metavar="BOOL")] = None
+    """Mirror half of the samples; False keeps the side on which a mark is."""
+    segmenter: Word = None
+    """Who cuts the masks: miniature, clipseg, a hub id or folder."""
+    options: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
+    """The method's own options; `starring methods NAME` lists them."""
+    preview: Annotated[str | None, arg(metavar="PROMPT", aliases=["--validation-prompt"])] = None
+    """Film this prompt now and then while learning, as a sheet of frames."""
+    preview_every: Annotated[int, arg(metavar="INT", aliases=["--validation-steps"])] = 100
+    """Steps between two previews."""
+
+    def run(self) -> None:
+        """Learn, or go on learning."""
+        from starring.data.subject import Subject
+        from starring.learn import Preview, learn, resume
+        from starring.run import Run
+
+        watched = Preview(prompt=self.preview, every=self.preview_every) if self.preview else None
+        if self.resume is not None:
+            if self.method or self.folder:
+                raise StarringError("A resumed run knows its method and photographs. Leave them out beside --resume.")
+            backbone = self.load(Run.open(self.resume))
+            with show.bars() as bars:
+                run = resume(
+                    self.resume, backbone, segmenter=self.segmenter, on_progress=learning(bars), preview=watched
+                )
+        else:
+            if not self.method or self.folder is None:
+                raise StarringError(
+                    "Say what to learn: starring learn METHOD FOLDER, such as: starring learn vcd my_dog/"
+                )
+            recipe = chosen(self.method, self.recipe)
+            subject = Subject.from_folder(self.folder, self.class_word)
+            options = pairs(self.options)
+            backbone = self.load()
+            small_world(backbone)
+            train, data = ({key: getattr(self, key) for key in keys} for keys in (TRAIN, DATA))
+            recipe = changed(recipe(backbone), train, data, options)
+            with show.bars() as bars:
+                run = learn(
+                    self.method, subject, backbone, recipe, self.runs, name=self.name, segmenter=self.segmenter,
+                    on_progress=learning(bars), preview=watched,
+                )  # fmt: skip
+        show.written("Learned", run.folder)
+        word = run.record.subject.class_word
+        show.remark(f'Film it: starring generate {run.folder} "a <*> {word or "dog"} running on the beach"')
+
+
+def learning(bars: show.Bars) -> Callable[[Progress], None]:
+    """What shows how learning goes."""
+    names = {
+        "masks": "Cutting masks",
+        "moments": "Encoding photographs",
+        "learn": "Learning",
+        "preview": "Filming a preview",
+    }
+
+    def told(progress: Progress) -> None:
+        if progress.complaint is not None:
+            bars.say(str(progress.complaint))
+        elif progress.preview is not None:
+            bars.show("Picture", progress.preview)
+        if progress.phase in names and progress.total:
+            note = "" if progress.loss is None else f"loss {progress.loss:.4f}"
+            bars.move(progress.phase, progress.step, progress.total, names[progress.phase], note)
+
+    return told

@@ -1,0 +1,147 @@
+"""The verbs, each a frozen dataclass whose fields are its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+
+from tyro.conf import Positional, arg
+
+from starring.cli import show
+from starring.cli.filming import Evaluate, Generate, evaluated
+from starring.cli.learning import Learn
+from starring.cli.options import Number, Word
+
+if TYPE_CHECKING:
+    from starring.data.masks import Segmenter
+
+
+class Verb(Protocol):
+    """What the command line runs."""
+
+    def run(self) -> None:
+        """Do it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demo:
+    """The whole job on bundled photographs: check, cut masks, learn, film, score; ends with a report to look at."""
+
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("demo")
+    """Where everything goes. The same command goes on with what is there."""
+    seed: int = 0
+    """Seed of the films."""
+
+    def run(self) -> None:
+        """Show it all."""
+        from starring.demo import SHARES, TITLES, Progress, demo
+
+        parts = list(SHARES)
+        with show.bars() as bars:
+            whole = "The whole demonstration"
+
+            def told(progress: Progress) -> None:
+                if progress.remark:
+                    bars.say(progress.remark)
+                if progress.picture is not None:
+                    bars.show("Picture", progress.picture)
+                title = f"{parts.index(progress.part) + 1} of {len(parts)}  {TITLES[progress.part]}"
+                bars.move(progress.part, progress.done, progress.total, title, progress.note)
+                bars.move("whole", 100 * progress.share, 100, whole)
+
+            done = demo(self.out, seed=self.seed, on_progress=told)
+        evaluated(done.evaluation)
+        show.written("Poster", done.poster)
+        word = done.subject.class_word
+        show.remark(f'Film more: starring generate {done.run.folder} "a <*> {word} jumping in the snow" --seed 7')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """The reference doctor: what is wrong with these photographs, and what to do about it."""
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Folder of photographs of one subject (png, jpg, jpeg, webp), or one image."""
+    class_word: Annotated[str, arg(metavar="WORD")] = ""
+    """What the subject is, such as dog; without it nobody looks for the subject in the photographs."""
+    size: Number = None
+    """Training size in pixels that the photographs are judged for; by default the backbone's own."""
+    backbone: Annotated[str, arg(metavar="NAME")] = "miniature"
+    """Backbone that they are meant for."""
+    eyes: Word = None
+    """Who looks: miniature, paper, or a folder holding dino and segmenter; by default those that suit the backbone."""
+    sheet: Annotated[Path | None, arg(metavar="PICTURE")] = None
+    """Write a picture of the photographs with everything but the subject faded."""
+
+    def run(self) -> None:
+        """Look at the photographs and tell."""
+        from starring.data.files import write_image
+        from starring.data.masks import cut_masks, overview
+        from starring.data.subject import Subject, complaints
+        from starring.data.video import contact_sheet
+        from starring.perception.encoders import load_dino
+        from starring.perception.segment import load_segmenter
+
+        subject = Subject.from_folder(self.folder, self.class_word)
+        size = self.size or size_of(self.backbone)
+        dino, cutter = eyes_for(self.eyes, self.backbone)
+        found, masks = None, [None] * len(subject)
+        with show.bars() as bars:
+            if self.class_word:
+                cut = cut_masks(
+                    subject, cast("Segmenter", load_segmenter(cutter)), self.class_word,
+                    on_progress=lambda done, total: bars.move("look", done, total, f"Looking for '{self.class_word}'"),
+                )  # fmt: skip
+                found, masks = cut.found, cut.masks
+            told = complaints(subject, size=size, found=found, encoder=load_dino(dino), masks=masks)
+        show.complaints(told, len(subject))
+        if self.sheet is not None:
+            write_image(self.sheet, contact_sheet(overview(subject.images, masks), side=192))
+            show.written("Photographs", self.sheet)
+        if not self.class_word:
+            show.remark("With --class-word (such as dog) it is also checked whether the subject is found.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Methods:
+    """Every method and recipe, with the source of its numbers; with a name, every option of that one."""
+
+    name: Annotated[Positional[str], arg(metavar="[NAME]")] = ""
+    """A method or a recipe."""
+
+    def run(self) -> None:
+        """Tell."""
+        from starring.cli.catalogue import everything, one
+
+        one(self.name) if self.name else everything()
+
+
+def size_of(backbone: str) -> int:
+    """The training size that a backbone asks for; a preset that says so is not loaded for it."""
+    from starring.backbones.presets import PRESETS, load_backbone
+
+    preset = PRESETS.get(backbone)
+    sample = preset.sample if preset is not None and preset.sample is not None else load_backbone(backbone).sample
+    return min(sample.height, sample.width)
+
+
+def eyes_for(name: str | None, backbone: str) -> tuple[str, str]:
+    """DINO and segmenter by the name of both, or those that suit a backbone: the bundled ones know its world only."""
+    from starring.perception.segment import SEGMENTERS
+
+    name = name or (backbone if backbone in SEGMENTERS else "paper")
+    if name == "paper":
+        return "dino-vits16", "clipseg"
+    return (name, name) if name in SEGMENTERS else (f"{name}/dino", f"{name}/segmenter")
+
+
+VERBS: dict[str, type[Any]] = {
+    "demo": Demo,
+    "check": Check,
+    "learn": Learn,
+    "generate": Generate,
+    "evaluate": Evaluate,
+    "methods": Methods,
+}

@@ -1,0 +1,173 @@
+"""What a run is made of, as frozen dataclasses that go to JSON and back.
+
+A recipe names a backbone and a method, one or more training stages, how the photographs are prepared and how films
+are sampled. Nothing here imports torch, so configurations can be read, listed and compared in an instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from starring.errors import StarringError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """How a film is drawn from a backbone. ``None`` means: the backbone's own default."""
+
+    frames: int = 16
+    """Number of frames."""
+    height: int = 512
+    """Frame height in pixels."""
+    width: int = 512
+    """Frame width in pixels."""
+    steps: int = 25
+    """Denoising steps."""
+    guidance: float = 7.5
+    """Classifier-free guidance scale; 1 turns guidance off."""
+    fps: int = 8
+    """Frames per second of the written film."""
+    negative: str = ""
+    """Negative prompt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train:
+    """How one stage is optimised."""
+
+    steps: int = 400
+    """Optimiser steps."""
+    batch: int = 4
+    """Samples per step and process."""
+    accumulate: int = 1
+    """Micro-batches per optimiser step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moment decay rates."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay, on the method's own parameters only."""
+    schedule: str = "constant"
+    """Learning-rate schedule, by diffusers' name (``constant``, ``constant_with_warmup``, ``cosine``, ...)."""
+    warmup: int = 0
+    """Warm-up steps of the schedule."""
+    max_grad_norm: float | None = None
+    """Clip the gradient to this norm; ``None`` leaves it alone."""
+    precision: str = "no"
+    """Mixed precision as accelerate spells it: ``no``, ``fp16`` or ``bf16``."""
+    seed: int = 42
+    """Seed of everything random in the stage."""
+    checkpoint_every: int = 200
+    """Save a resumable checkpoint every so many steps."""
+    keep_checkpoints: int = 2
+    """How many resumable checkpoints stay on disk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """How photographs become training samples."""
+
+    size: int | None = None
+    """Side of the square training crop in pixels; ``None`` takes the shorter side of the backbone's films."""
+    masks: bool = True
+    """Cut the subject out by prompt-to-segmentation and train inside the mask only."""
+    missing: str = "skip"
+    """What to do with a photograph in which no subject was found: ``skip`` it, or use it ``unmasked``."""
+    unmasked: float = 0.05
+    """Share of samples whose mask is all ones."""
+    augment: bool = True
+    """Zoom and rotate, with the matching caption prefixes."""
+    flip: bool = True
+    """Mirror half of the samples."""
+    rotate: float = 0.7
+    """Share of samples that are rotated by N(0, 10 degrees)."""
+    variants: int = 256
+    """Distinct augmented crops whose VAE moments are encoded once and cached."""
+    template: str = "photo of a <*> {class_word}"
+    """Caption of a photograph that has none of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One stage of training: which parameters learn is the method's answer to ``name``."""
+
+    name: str
+    """The stage's name, understood by the method."""
+    train: Train = field(default_factory=Train)
+    """How it is optimised."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All choices of a run, with the paper's numbers as the method ships them."""
+
+    method: str
+    """Name in ``METHODS``."""
+    backbone: str = "miniature"
+    """Preset name, hub id or folder."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own configuration, as plain JSON values."""
+    stages: tuple[Stage, ...] = ()
+    """Training stages, in order."""
+    data: Data = field(default_factory=Data)
+    """How photographs become samples."""
+    sample: Sample | None = None
+    """How films are drawn; ``None`` takes the backbone's defaults."""
+    source: str = ""
+    """Where the numbers come from."""
+
+
+def to_json(config: Any) -> Any:
+    """A dataclass as plain JSON values (dicts, lists, numbers, strings)."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_json(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): to_json(value) for key, value in typing.cast("Mapping[Any, Any]", config).items()}
+    if isinstance(config, tuple | list):
+        return [to_json(value) for value in typing.cast("list[Any]", config)]
+    return config
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Rebuild a dataclass from :func:`to_json`'s output.
+
+    Raises:
+        StarringError: if a key is unknown, with the nearest known one, or if a required key is missing.
+    """
+    known = {f.name: f for f in fields(typing.cast("Any", kind))}
+    for key in values:
+        if key not in known:
+            raise unknown(f"setting of {kind.__name__}", key, known)
+    missing = [n for n, f in known.items() if n not in values and _required(f)]
+    if missing:
+        raise StarringError(f"{kind.__name__} lacks {', '.join(missing)}. It has: {', '.join(values) or 'nothing'}.")
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _convert(hints[key], value) for key, value in values.items()})
+
+
+def _required(f: dataclasses.Field[Any]) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        chosen = [a for a in args if a is not type(None)]
+        return None if value is None else _convert(chosen[0], value)
+    if origin is tuple:
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        return tuple(_convert(a, v) for a, v in zip(inner, value, strict=True))
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        return from_json(hint, typing.cast("Mapping[str, Any]", value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value

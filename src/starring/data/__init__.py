@@ -1,0 +1,1 @@
+"""Photographs, captions, masks, crops, clips and prompts. This room imports torch, PIL and av, and no model."""

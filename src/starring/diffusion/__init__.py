@@ -1,0 +1,1 @@
+"""Mathematics of diffusion with no network inside."""

@@ -1,0 +1,224 @@
+"""What a person asks for, checked, and filmed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from starring.backbones.base import Backbone
+from starring.backbones.presets import PRESETS, load_backbone
+from starring.config import Sample, to_json
+from starring.data.prompts import check_prompt
+from starring.data.video import read_video
+from starring.errors import StarringError, unknown
+from starring.generate.films import Film, OnProgress, Progress, Shooting, film, repeatable, written
+from starring.methods import build
+from starring.methods.base import Method, Plain, PlainConfig, require_family
+from starring.run import Run
+
+ENCODERS = ("own", "trained")
+"""Whose text encoder reads the prompts."""
+
+
+def generate(
+    run: Run | str | Path | None, prompts: str | Sequence[str], *, seed: int = 0, num: int = 1,
+    backbone: Backbone | str | Path | None = None, customized: bool = True, class_word: str | None = None,
+    sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
+    video: str | Path | None = None, strength: float = 0.8, text_encoder: str = "own",
+    folder: str | Path | None = None, write: bool = True, on_progress: OnProgress | None = None,
+) -> list[Film]:  # fmt: skip
+    """Film prompts.
+
+    Args:
+        run: a finished run or its folder; ``None`` films the bare backbone.
+        prompts: one or several, with ``<*>`` where the subject goes (the bare backbone can do without).
+        seed: of the first film of each prompt; the others follow by ones.
+        num: films for each prompt.
+        backbone: one of the run's family, or what :func:`load_backbone` understands; the run's own by default.
+        customized: ``False`` films the same prompts with the class word and without what was learned, under the same
+            noise: the floor that scores are compared with.
+        class_word: what ``<*>`` becomes without customization; the run's own by default.
+        sample: a whole ``Sample``, or single settings that replace the run's (the bare backbone's) own.
+        correlation: gamma of the noise prior, in [0, 1), with any method (VCD, V2); the method's own by default.
+        video: a clip to change by partial denoising, instead of filming from nothing.
+        strength: the share of the schedule that ``video`` goes through, in (0, 1].
+        text_encoder: ``own`` reads prompts with the backbone's text encoder, ``trained`` with that of the backbone that
+            the run was learned on (VCD, V7).
+        folder: where films go; the run's ``videos`` by default, ``videos`` for a bare backbone.
+        write: ``False`` leaves the films in memory only.
+        on_progress: called with a :class:`Progress` after every step, and once more for every finished film.
+
+    Returns:
+        Films in the order of prompts, and of seeds within a prompt.
+
+    Raises:
+        StarringError: for anything that cannot be filmed as asked, before the first film is begun.
+        OSError: if the disk is full; films written before stay, and nothing is half-written.
+    """
+    opened = Run.open(run) if isinstance(run, str | Path) else run
+    bare = opened is None or not customized
+    orders = _orders([prompts] if isinstance(prompts, str) else prompts, seed, num, bare)
+    loaded = _backbone(backbone, opened)
+    method, origin, wished = _method(opened, loaded, customized, class_word)
+    settings = _sample(sample, opened.record.recipe.sample if opened else None, loaded)
+    shared = Shooting(
+        backbone=loaded, method=method, sample=settings, origin=origin,
+        correlation=_gamma(wished if correlation is None else correlation),
+        speaker=_speaker(text_encoder, None if bare else opened),
+        **clip(video, strength, settings, loaded),
+    )  # fmt: skip
+    home = Path(folder).expanduser() if folder is not None else opened.videos if opened else Path("videos")
+    return _all(shared, orders, home if write else None, on_progress)
+
+
+def _all(
+    shared: Shooting, orders: Sequence[tuple[str, int]], home: Path | None, on_progress: OnProgress | None
+) -> list[Film]:
+    """The films of all (prompt, seed), written into ``home`` one by one."""
+    films: list[Film] = []
+    steps = shared.sample.steps
+    for number, (prompt, seed) in enumerate(orders, start=1):
+        where = Progress(film=number, films=len(orders), step=0, steps=steps, prompt=prompt, seed=seed)
+        made = film(shared, where, on_progress)
+        films.append(written(made, home) if home is not None else made)
+        if on_progress is not None:
+            on_progress(replace(where, step=steps, done=films[-1]))
+    return films
+
+
+def _orders(prompts: Sequence[str], seed: int, num: int, bare: bool) -> list[tuple[str, int]]:
+    """Every prompt with every seed."""
+    if not prompts or num < 1:
+        raise StarringError(
+            f"Nothing to film: {len(prompts)} prompts with {num} films each. Give one of both at least."
+        )
+    if seed < 0:
+        raise StarringError(f"The seed is {seed}, but seeds are whole numbers from 0.")
+    checked = [_bare_prompt(prompt) if bare else check_prompt(prompt) for prompt in prompts]
+    return [(prompt, seed + i) for prompt in checked for i in range(num)]
+
+
+def _gamma(correlation: float) -> float:
+    if not 0 <= correlation < 1:
+        raise StarringError(
+            f"The noise prior's correlation is {correlation}, but it must lie in [0, 1); 0 is plain noise."
+        )
+    return correlation
+
+
+def _bare_prompt(prompt: str) -> str:
+    prompt = " ".join(prompt.split())
+    if not prompt:
+        raise StarringError("A prompt is empty. Write for example 'a dog running on the beach'.")
+    return prompt
+
+
+def _backbone(backbone: Backbone | str | Path | None, run: Run | None) -> Backbone:
+    if isinstance(backbone, Backbone):
+        return backbone
+    if backbone is not None:
+        return load_backbone(backbone)
+    if run is None:
+        return load_backbone()
+    return load_backbone(run.record.backbone, base=base_of(run.record.backbone, run.record.source))
+
+
+def base_of(name: str, source: str) -> str | None:
+    """The ``base`` that a backbone of this name and source was loaded with."""
+    usual = PRESETS[name].source if name in PRESETS else name
+    return None if source == usual else source.removeprefix(f"{usual} on ")
+
+
+def _like(run: Run, backbone: Backbone) -> Method:
+    """A fresh method with the run's options."""
+    require_family(run.record.recipe.method, run.record.family, backbone)
+    return build(run.record.recipe.method, backbone, dict(run.record.recipe.options))
+
+
+def _method(
+    run: Run | None, backbone: Backbone, customized: bool, class_word: str | None
+) -> tuple[Method, dict[str, Any], float]:
+    """The method to film with, where it came from, and the noise correlation that the run asks for."""
+    fresh = _like(run, backbone) if run is not None else None
+    wished = fresh.correlation if fresh is not None else 0.0
+    if run is None or fresh is None or not customized:
+        word = class_word if class_word is not None else run.record.subject.class_word if run else ""
+        plain = Plain(backbone, PlainConfig(class_word=word))
+        return plain, {"name": plain.name, "options": to_json(plain.config), "file": None}, wished
+    method = filled(fresh, backbone, run.load_weights(), run.weights)
+    origin = {
+        "name": method.name,
+        "family": method.family,
+        "options": to_json(method.config),
+        "file": str(run.weights.resolve()),
+        "sha256": hashlib.sha256(run.weights.read_bytes()).hexdigest(),
+    }
+    return method, origin, wished
+
+
+def filled(method: Method, backbone: Backbone, weights: Mapping[str, Tensor], file: Path) -> Method:
+    """``method`` with the weights of ``file`` in it, where ``backbone`` is.
+
+    Raises:
+        StarringError: if they do not fit.
+    """
+    own = {name: tuple(value.shape) for name, value in method.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    if own != given:
+        raise StarringError(
+            f"{file} holds {given}, but {method.name} on this backbone needs {own}. It was learned on a backbone of"
+            " another size: film it with the backbone it was learned on."
+        )
+    method.load_state_dict(dict(weights))
+    return method.to(backbone.device).requires_grad_(False).eval()
+
+
+def _sample(asked: Sample | Mapping[str, Any] | None, own: Sample | None, backbone: Backbone) -> Sample:
+    if isinstance(asked, Sample):
+        sample = asked
+    else:
+        changes = {key: value for key, value in (asked or {}).items() if value is not None}
+        known = {f.name for f in dataclasses.fields(Sample)}
+        for key in changes:
+            if key not in known:
+                raise unknown("sampling setting", key, known)
+        sample = replace(own or backbone.sample, **changes)
+    for key in ("steps", "fps"):
+        if getattr(sample, key) < 1:
+            raise StarringError(f"A film needs {key} of at least 1, not {getattr(sample, key)}.")
+    backbone.latent_shape(sample.frames, sample.height, sample.width)
+    return sample
+
+
+def clip(video: str | Path | None, strength: float, sample: Sample, backbone: Backbone) -> dict[str, Any]:
+    """The clip to change, as arguments of :class:`Shooting`."""
+    if video is None:
+        return {}
+    if not 0 < strength <= 1:
+        raise StarringError(
+            f"The strength is {strength}, but it must lie in (0, 1]: how much of the clip is made anew."
+        )
+    path = Path(video).expanduser()
+    pixels = read_video(path, frames=sample.frames, size=(sample.height, sample.width)).pixels
+    if pixels.shape[2] < sample.frames:
+        raise StarringError(
+            f"{path} has {pixels.shape[2]} frames, and the film needs {sample.frames}. Give a longer clip, or ask for"
+            f" --frames {pixels.shape[2]}."
+        )
+    with torch.no_grad(), repeatable():
+        latents = backbone.encode_video(pixels.to(backbone.device))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"video": {"file": str(path.resolve()), "sha256": digest, "strength": strength}, "init": latents}
+
+
+def _speaker(text_encoder: str, run: Run | None) -> Backbone | None:
+    if text_encoder not in ENCODERS:
+        raise unknown("text encoder", text_encoder, ENCODERS)
+    return _backbone(None, run) if text_encoder == "trained" and run is not None else None

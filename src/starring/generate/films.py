@@ -1,0 +1,260 @@
+"""One film: sampled, decoded, described, written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starring.backbones.base import Backbone
+from starring.config import Sample, to_json
+from starring.data.files import write_json
+from starring.data.subject import slug
+from starring.data.video import to_uint8, write_video
+from starring.errors import StarringError
+from starring.methods.base import PLACEHOLDER, Method, Request
+from starring.run import libraries
+
+VERSION = 1
+"""Of the sidecar's layout."""
+DECODE = 4
+"""Frames that the VAE decodes at once: at 512x512 a frame takes more than a gigabyte."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Film:
+    """One film, in memory and, when it was written, on disk."""
+
+    frames: NDArray[np.uint8]
+    """The frames as they were decoded, before any video compression, ``F H W 3``."""
+    prompt: str
+    """The prompt as it was asked for, with ``<*>``."""
+    seed: int
+    """Its seed."""
+    facts: dict[str, Any]
+    """What the sidecar holds."""
+    path: Path | None = None
+    """The mp4."""
+    sidecar: Path | None = None
+    """The JSON beside it."""
+    notes: tuple[str, ...] = ()
+    """What differs from the film that was to be made again; empty if nothing does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Progress:
+    """Where the work stands; told after every denoising step, and once more when a film is finished."""
+
+    film: int
+    """Which film, from 1."""
+    films: int
+    """How many were asked for."""
+    step: int
+    """Position in the schedule."""
+    steps: int
+    """Length of the schedule."""
+    prompt: str
+    """The film's prompt."""
+    seed: int
+    """The film's seed."""
+    done: Film | None = None
+    """The finished film."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shooting:
+    """Everything that the films of one call share."""
+
+    backbone: Backbone
+    """The network."""
+    method: Method
+    """What is put on it."""
+    sample: Sample
+    """How films are drawn."""
+    correlation: float
+    """Gamma of the noise prior."""
+    origin: dict[str, Any]
+    """Where the method came from, for the sidecar."""
+    speaker: Backbone | None = None
+    """Whose text encoder is used, when it is not the backbone's own."""
+    video: dict[str, Any] | None = None
+    """The clip that is changed: path, digest and strength."""
+    init: Tensor | None = None
+    """Its latents."""
+
+
+def shoot(method: Method, backbone: Backbone, request: Request) -> NDArray[np.uint8]:
+    """The frames of one film, ``F H W 3``: sampling, decoding in small groups of frames, and nothing on disk.
+
+    Raises:
+        StarringError: if the film came out as no numbers, which half precision can cause.
+    """
+    with torch.no_grad(), repeatable():
+        latents = method.generate(backbone, request)
+        # Where latent frames are frames, the VAE sees each alone; one that compresses time needs them all.
+        alone = latents.shape[2] == request.sample.frames
+        groups = latents.split(DECODE, dim=2) if alone else (latents,)
+        pixels = torch.cat([backbone.decode_video(group).float().cpu() for group in groups], dim=2)
+    if not torch.isfinite(pixels).all():
+        raise StarringError(
+            f"The film of '{request.prompt}' holds values that are no numbers. In half precision that is an overflow: "
+            "load the backbone with dtype float32 or bfloat16. Otherwise the learned weights are damaged: learn again."
+        )
+    return to_uint8(pixels)
+
+
+def film(shared: Shooting, where: Progress, on_progress: OnProgress | None) -> Film:
+    """The film at ``where``, in memory, with all its facts."""
+
+    def tell(step: int, steps: int) -> None:
+        if on_progress is not None:
+            on_progress(replace(where, step=step, steps=steps))
+
+    backbone = shared.backbone
+    request = Request(
+        prompt=where.prompt, sample=shared.sample, correlation=shared.correlation, init=shared.init,
+        strength=shared.video["strength"] if shared.video else 1.0,
+        generator=torch.Generator().manual_seed(where.seed), on_step=tell,
+    )  # fmt: skip
+    with speaking(backbone, shared.speaker):
+        frames = shoot(shared.method, backbone, request)
+    facts = {
+        "version": VERSION,
+        "prompt": where.prompt,
+        "seed": where.seed,
+        "sample": to_json(shared.sample),
+        "correlation": shared.correlation,
+        "method": shared.origin,
+        "backbone": about(backbone),
+        "text_encoder": about(shared.speaker) if shared.speaker else None,
+        "video": shared.video,
+        "machine": {
+            "device": backbone.device.type,
+            "processor": _processor(backbone.device),
+            "threads": torch.get_num_threads(),
+            "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        },
+        "versions": {"starring": metadata.version("starring"), **libraries()},
+        "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
+    }
+    return Film(frames=frames, prompt=where.prompt, seed=where.seed, facts=facts)
+
+
+def written(made: Film, folder: Path) -> Film:
+    """The film on disk: the mp4, which carries the facts too, and the sidecar. Nothing is overwritten.
+
+    Raises:
+        OSError: if the disk is full; then neither file is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _free(folder, made)
+    sidecar = path.with_suffix(".json")
+    facts = _moved(made.facts, folder)
+    pixels = torch.from_numpy(made.frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+    with ExitStack() as undo:
+        undo.callback(path.unlink, missing_ok=True)
+        write_video(path, pixels, fps=made.facts["sample"]["fps"], metadata=facts)
+        write_json(sidecar, facts)
+        undo.pop_all()
+    return replace(made, path=path, sidecar=sidecar, facts=facts)
+
+
+def _free(folder: Path, made: Film) -> Path:
+    """A name that says what the film shows, and that is not taken."""
+    words = slug(made.prompt.replace(PLACEHOLDER, " ").lower())[:60].rstrip("-.")
+    plain = "-plain" if made.facts["method"]["name"] == "plain" else ""
+    stem, number = f"{words}{plain}-seed{made.seed}", 1
+    while True:
+        path = folder / (f"{stem}.mp4" if number == 1 else f"{stem}-{number}.mp4")
+        if not path.exists() and not path.with_suffix(".json").exists():
+            return path
+        number += 1
+
+
+def _moved(facts: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The facts with the method's file named from the film's own folder, so that a run can be moved as a whole."""
+    file = facts["method"]["file"]
+    if file is None:
+        return facts
+    return {**facts, "method": {**facts["method"], "file": os.path.relpath(file, folder.resolve())}}
+
+
+def about(backbone: Backbone) -> dict[str, Any]:
+    """What is noted about a backbone."""
+    return {
+        "name": backbone.name,
+        "source": backbone.source,
+        "family": backbone.family,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "fingerprint": fingerprint(backbone),
+    }
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """A digest that other weights would change: every tensor's name and shape, and eight numbers spread over it."""
+    digest = hashlib.sha256()
+    for part in backbone.parts():
+        for name, value in part.state_dict().items():
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            flat = value.detach().flatten()
+            picked = flat[:: max(1, len(flat) // 8)][:8]
+            digest.update(picked.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def speaking(backbone: Backbone, speaker: Backbone | None) -> Iterator[None]:
+    """Prompts read by another backbone's text encoder (VCD, V7)."""
+    if speaker is None:
+        yield
+        return
+    former = backbone.text_encoder, backbone.tokenizer
+    backbone.text_encoder = speaker.text_encoder.to(backbone.device)
+    backbone.tokenizer = speaker.tokenizer
+    try:
+        yield
+    finally:
+        backbone.text_encoder, backbone.tokenizer = former
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Algorithms that give the same bits each time, on accelerators too."""
+    cudnn = torch.backends.cudnn
+    former = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = former
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads, since sums depend on how they are divided."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)

@@ -1,0 +1,206 @@
+"""The training loop: photographs in, a run out, exactly resumable at any moment.
+
+There is one loop for all methods. It walks through the recipe's stages; what learns in a stage, and by which loss, is
+the method's answer. Everything random comes from a generator or from global states that are part of a checkpoint, and
+what a batch holds is a function of how many samples came before. So a run that was killed and resumed ends in the very
+bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from starring.backbones.base import Backbone
+from starring.config import Recipe, to_json
+from starring.data.masks import Segmenter
+from starring.data.prompts import check_prompt
+from starring.data.subject import Subject
+from starring.errors import Interrupted, StarringError
+from starring.learn.guards import Stop, guarded, own_randomness, seed_all
+from starring.learn.loop import Loop
+from starring.learn.prepare import choose_segmenter, prepared
+from starring.learn.progress import OnProgress, Preview, Progress, nobody
+from starring.methods import build, find, recipe_for
+from starring.run import Photographs, Record, Run, libraries
+
+__all__ = ["Interrupted", "OnProgress", "Preview", "Progress", "learn", "resume"]
+
+
+def learn(
+    method_name: str,
+    subject: Subject,
+    backbone: Backbone,
+    recipe: Recipe | None = None,
+    runs_dir: str | Path = "runs",
+    *,
+    resume: str | Path | None = None,
+    name: str | None = None,
+    segmenter: Segmenter | str | None = None,
+    on_progress: OnProgress | None = None,
+    preview: Preview | None = None,
+) -> Run:
+    """Learn a subject.
+
+    Args:
+        method_name: a key of ``METHODS``.
+        subject: the photographs, with a class word if the captions' template asks for one.
+        backbone: on the device to train on.
+        recipe: all choices; the method's own for this backbone when absent (the stored one when resuming).
+        runs_dir: where the new run's folder goes.
+        resume: the folder of an unfinished run to go on with, instead of beginning a new one.
+        name: the run's name; ``<subject>-<method>`` by default. A number is added where it is taken.
+        segmenter: cuts the masks: an object, a preset name or folder; ``None`` takes the backbone's own.
+        on_progress: called with a :class:`Progress` after every piece of work.
+        preview: films to make meanwhile.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        StarringError: for choices that cannot be carried out, and for a loss that is no number.
+        Interrupted: after Ctrl-C or a termination signal, when the state has been saved; says how to go on.
+        OSError: if the disk is full; what was saved before is still whole.
+    """
+    tell = on_progress or nobody
+    if preview is not None:
+        check_prompt(preview.prompt)
+    with Stop() as stop, own_randomness():
+        run = Run.open(resume) if resume is not None else None
+        recipe = _resolved(method_name, subject, backbone, recipe, run)
+        accelerator = _accelerator(backbone, recipe)
+        tell = tell if accelerator.is_main_process else nobody
+        for complaint in subject.skipped:
+            tell(Progress(phase="check", complaint=complaint))
+        if run is not None and run.finished:
+            tell(Progress(phase="done", run=run.folder))
+            return run
+        seed_all(recipe.stages[0].train.seed)
+        method = build(recipe.method, backbone, recipe.options).to(backbone.device)
+        for stage in recipe.stages:
+            list(method.learns(stage.name))  # an unknown stage is told before anything is written
+        eye = choose_segmenter(segmenter, subject, backbone, recipe, run)
+        run = run or _new_run(runs_dir, name, recipe, subject, backbone, accelerator)
+        tell(Progress(phase="check", run=run.folder))
+        with run.locked() if accelerator.is_main_process else contextlib.nullcontext():
+            bank = prepared(run, subject, backbone, recipe, eye, accelerator, guarded(tell, stop, run))
+            # Cutting masks may have drawn numbers, and a resumed run finds them cut.
+            seed_all(recipe.stages[0].train.seed)
+            Loop(
+                run=run, recipe=recipe, method=method, backbone=backbone, accelerator=accelerator, bank=bank, stop=stop,
+                tell=tell, preview=preview,
+            ).train()  # fmt: skip
+    return run
+
+
+def resume(
+    folder: str | Path,
+    backbone: Backbone,
+    subject: Subject | None = None,
+    *,
+    segmenter: Segmenter | str | None = None,
+    on_progress: OnProgress | None = None,
+    preview: Preview | None = None,
+) -> Run:
+    """Go on with an unfinished run exactly where its last checkpoint stands; see :func:`learn`.
+
+    Args:
+        folder: the run.
+        backbone: the one it was begun with.
+        subject: the photographs; read from where they were when absent.
+        segmenter: as in :func:`learn`; needed only if masks had not all been cut.
+        on_progress: as in :func:`learn`.
+        preview: as in :func:`learn`.
+    """
+    record = Run.open(folder).record
+    if subject is None:
+        if record.subject.folder is None:
+            raise StarringError(f"The photographs of {folder} never were files, so it cannot be resumed without them.")
+        subject = Subject.from_folder(record.subject.folder, record.subject.class_word, record.subject.name)
+    return learn(
+        record.recipe.method, subject, backbone, record.recipe,
+        resume=folder, segmenter=segmenter, on_progress=on_progress, preview=preview,
+    )  # fmt: skip
+
+
+def _resolved(method_name: str, subject: Subject, backbone: Backbone, recipe: Recipe | None, run: Run | None) -> Recipe:
+    """The recipe with nothing left open, checked against subject, backbone and the run that is resumed."""
+    kind = find(method_name)
+    if recipe is None:
+        recipe = run.record.recipe if run is not None else recipe_for(method_name, backbone)
+    if recipe.method != method_name:
+        raise StarringError(f"The recipe is for the method '{recipe.method}', not for '{method_name}'. Use its own.")
+    if not recipe.stages:
+        raise StarringError(f"The recipe for '{method_name}' has no stage, so nothing would learn. Give it one.")
+    if "{class_word}" in recipe.data.template and not subject.class_word:
+        raise StarringError(f"What is '{subject.name}'? Give its class word, for example --class-word dog.")
+    options = dict(recipe.options)
+    if "class_word" in {f.name for f in dataclasses.fields(kind.config_type)}:
+        options.setdefault("class_word", subject.class_word)
+    sample = recipe.sample or backbone.sample
+    size = recipe.data.size or min(backbone.sample.height, backbone.sample.width)
+    backbone.latent_shape(1, size, size)  # complains about sizes that the backbone cannot encode
+    # A folder given relative to some place must be found again from another one.
+    place = str(Path(backbone.name).resolve()) if Path(backbone.name).is_dir() else backbone.name
+    recipe = replace(recipe, options=options, sample=sample, data=replace(recipe.data, size=size), backbone=place)
+    if run is not None:
+        _same(run, recipe, subject, backbone)
+    return recipe
+
+
+def _same(run: Run, recipe: Recipe, subject: Subject, backbone: Backbone) -> None:
+    """Refuse to resume with anything else than what the run was begun with."""
+    record = run.record
+    now, then = to_json(replace(recipe, backbone=record.recipe.backbone)), to_json(record.recipe)
+    changed = [key for key in then if then[key] != now[key]]
+    if changed:
+        raise StarringError(
+            f"{run.folder} was begun with another recipe (different: {', '.join(changed)}). Resume it with its own, or"
+            " begin a new run."
+        )
+    moved = recipe.backbone == record.backbone and Path(backbone.source).is_dir()
+    if backbone.family != record.family or not (moved or backbone.source == record.source):
+        raise StarringError(
+            f"{run.folder} was begun on the backbone {record.backbone} ({record.family}, {record.source}), not on"
+            f" {backbone.name} ({backbone.family}, {backbone.source}). Resume it with --backbone {record.backbone}."
+        )
+    if set(subject.digests) != set(record.subject.digests.values()):
+        raise StarringError(
+            f"The photographs of '{subject.name}' are not those that {run.folder} was begun with. Put them back, or"
+            " begin a new run."
+        )
+
+
+def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
+    kinds = {stage.train.precision for stage in recipe.stages}
+    if len(kinds) > 1 or not kinds <= {"no", "fp16", "bf16"}:
+        raise StarringError(f"Precisions {sorted(kinds)}: all stages need the same one of no, fp16, bf16.")
+    (precision,) = kinds
+    cpu = backbone.device.type == "cpu"
+    if cpu and precision == "fp16":
+        raise StarringError("Training in fp16 needs an accelerator. On the CPU choose precision no or bf16.")
+    # accelerate keeps one precision for the process's life, but a process may learn several subjects.
+    AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
+    return Accelerator(cpu=cpu, mixed_precision=precision)
+
+
+def _new_run(
+    runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, backbone: Backbone, process: Accelerator
+) -> Run:
+    made: list[Any] = [None]
+    if process.is_main_process:
+        record = Record(
+            recipe=recipe, backbone=recipe.backbone, family=backbone.family, source=backbone.source,
+            subject=Photographs.of(subject), libraries=libraries(),
+        )  # fmt: skip
+        made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record).folder)]
+    if process.num_processes > 1:
+        broadcast_object_list(made)
+    return Run.open(made[0])

@@ -1,0 +1,253 @@
+"""The loop itself: batches, steps, stages, checkpoints, previews."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+
+from starring.backbones.base import Backbone
+from starring.config import Recipe, Stage, Train
+from starring.data.augment import seeded
+from starring.data.files import write_image
+from starring.data.latents import LatentBank
+from starring.data.video import contact_sheet
+from starring.errors import Interrupted, StarringError
+from starring.learn.guards import Stop
+from starring.learn.progress import OnProgress, Preview, Progress
+from starring.methods import Batch, Method, Request
+from starring.run import Checkpoint, Run, random_state, set_random_state
+
+SHEET = 8
+"""Frames of a preview that are shown."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Place:
+    """Where training stands, and what moves it on: the one mutable thing here, all of it in a checkpoint."""
+
+    stage: int
+    """Index of the stage."""
+    generator: torch.Generator
+    """Noise, timesteps and opened masks of this process."""
+    optimizer: Any
+    """AdamW, as accelerate wraps it."""
+    scheduler: Any
+    """The learning rate's."""
+    step: int = 0
+    """Optimiser steps over all stages."""
+    stage_step: int = 0
+    """Optimiser steps of this stage."""
+    position: int = 0
+    """Samples drawn in this stage, by all processes."""
+    started: float = field(default_factory=time.perf_counter)
+    """When this process began the stage; never stored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Loop:
+    """Everything training needs; :meth:`train` is all that is called from outside."""
+
+    run: Run
+    recipe: Recipe
+    method: Method
+    backbone: Backbone
+    accelerator: Accelerator
+    bank: LatentBank
+    stop: Stop
+    tell: OnProgress
+    preview: Preview | None = None
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of all stages."""
+        return sum(stage.train.steps for stage in self.recipe.stages)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and tells."""
+        return self.accelerator.is_main_process
+
+    def train(self) -> None:
+        """Go through what is left of the stages, then write the result."""
+        state = self.run.load_checkpoint()
+        if self.main:
+            self.run.rewind(state.step if state else 0)
+        if state is not None:
+            self.method.load_state_dict(dict(state.weights))
+        step = state.step if state else 0
+        self.accelerator.wait_for_everyone()
+        for index in range(state.stage if state else 0, len(self.recipe.stages)):
+            place = self._begin(index, step, state if state and state.stage == index else None)
+            self._stage(place, self.recipe.stages[index])
+            step = place.step
+        if self.main:
+            self.run.save_weights(self.method.state_dict())
+            shutil.rmtree(self.run.cache, ignore_errors=True)
+            self.tell(Progress(phase="done", step=self.total, total=self.total, run=self.run.folder))
+        self.accelerator.wait_for_everyone()
+
+    def _begin(self, index: int, step: int, state: Checkpoint | None) -> Place:
+        """A stage's optimizer, scheduler and randomness: fresh, or as the checkpoint has them."""
+        stage, rank = self.recipe.stages[index], self.accelerator.process_index
+        own = list(self.method.learns(stage.name))
+        if not own:
+            raise StarringError(f"'{self.recipe.method}' learns nothing in its stage '{stage.name}'. Remove the stage.")
+        for parameter in self.method.parameters():
+            parameter.requires_grad_(any(parameter is p for p in own))
+        t = stage.train
+        optimizer = torch.optim.AdamW(own, lr=t.learning_rate, betas=t.betas, eps=t.eps, weight_decay=t.weight_decay)
+        place = Place(
+            stage=index, step=step, generator=seeded(t.seed, "stage", index, rank),
+            optimizer=self.accelerator.prepare_optimizer(optimizer), scheduler=_schedule(optimizer, t),
+        )  # fmt: skip
+        if state is not None:
+            self._restore(place, state)
+        return place
+
+    def _restore(self, place: Place, state: Checkpoint) -> None:
+        if len(state.rng) != self.accelerator.num_processes:
+            raise StarringError(
+                f"{self.run.folder} was trained by {len(state.rng)} processes, not by {self.accelerator.num_processes}."
+                " Resume it with as many."
+            )
+        place.optimizer.load_state_dict(dict(state.optimizer))
+        place.scheduler.load_state_dict(dict(state.scheduler))
+        scaler = self.accelerator.scaler
+        if scaler is not None and state.scaler:
+            scaler.load_state_dict(dict(state.scaler))
+        place.stage_step, place.position = state.stage_step, state.position
+        set_random_state(state.rng[self.accelerator.process_index], place.generator)
+
+    def _stage(self, place: Place, stage: Stage) -> None:
+        t = stage.train
+        while place.stage_step < t.steps:
+            loss, parts = self._step(place, stage)
+            place.step, place.stage_step = place.step + 1, place.stage_step + 1
+            if self.main:
+                self._note(place, stage, loss, parts)
+            stopping = self._stopping()
+            if stopping or place.stage_step % max(1, t.checkpoint_every) == 0 or place.stage_step == t.steps:
+                self._save(place, t)
+            if stopping:
+                raise Interrupted(
+                    f"Stopped at step {place.step} of {self.total}; everything is saved. Go on with:"
+                    f" {self.run.resume_command}"
+                )
+            self._film(place)
+
+    def _stopping(self) -> bool:
+        """Whether any process was asked to stop: one may have heard before the others, and all must stop together."""
+        wanted = self.stop.wanted
+        return any(gather_object([wanted])) if self.accelerator.num_processes > 1 else wanted
+
+    def _step(self, place: Place, stage: Stage) -> tuple[float, dict[str, float]]:
+        """One optimiser step, over all micro-batches and processes."""
+        t, device, world = stage.train, self.backbone.device, self.accelerator.num_processes
+        total, parts = 0.0, dict[str, float]()
+        self.method.train()
+        for _ in range(t.accumulate):
+            drawn = self.bank.draw(
+                place.position + self.accelerator.process_index * t.batch, t.batch, place.generator,
+                self.recipe.data.unmasked,
+            )  # fmt: skip
+            place.position += t.batch * world
+            batch = Batch(
+                latents=drawn.latents.to(device), masks=drawn.masks.to(device), captions=drawn.captions,
+                generator=place.generator,
+            )  # fmt: skip
+            with self.accelerator.autocast():
+                losses = self.method(self.backbone, batch, place.stage_step / t.steps)
+            value = float(losses.total.detach())
+            if not math.isfinite(value):
+                raise StarringError(
+                    f"The loss is {value} at step {place.step + 1} of {self.run.folder}. Lower the learning rate"
+                    f" ({t.learning_rate}), or train with precision no or bf16 (now {t.precision})."
+                )
+            self.accelerator.backward(losses.total / t.accumulate)
+            total += value / t.accumulate
+            for name, part in losses.parts.items():
+                parts[name] = parts.get(name, 0.0) + float(part) / t.accumulate
+        self._descend(place, t)
+        return total, parts
+
+    def _descend(self, place: Place, t: Train) -> None:
+        learning = [p for group in place.optimizer.param_groups for p in group["params"]]
+        if self.accelerator.num_processes > 1:
+            for parameter in learning:
+                if parameter.grad is not None:
+                    parameter.grad = cast("Tensor", self.accelerator.reduce(parameter.grad, reduction="mean"))
+        if t.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(learning, t.max_grad_norm)
+        place.optimizer.step()
+        place.optimizer.zero_grad()
+        # Half precision drops a step whose gradients overflowed; the learning rate waits for it.
+        if not place.optimizer.step_was_skipped:
+            place.scheduler.step()
+
+    def _note(self, place: Place, stage: Stage, loss: float, parts: Mapping[str, float]) -> None:
+        self.run.append(
+            {
+                "step": place.step, "stage": stage.name, "loss": loss, "parts": dict(parts),
+                "learning_rate": place.scheduler.get_last_lr()[0],
+                "seconds": round(time.perf_counter() - place.started, 3),
+            }
+        )  # fmt: skip
+        self.tell(
+            Progress(
+                phase="learn", step=place.step, total=self.total, stage=stage.name, loss=loss, parts=parts,
+                run=self.run.folder,
+            )
+        )  # fmt: skip
+
+    def _save(self, place: Place, t: Train) -> None:
+        own = random_state(place.generator)
+        rng = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
+        if self.main:
+            scaler = self.accelerator.scaler
+            state = Checkpoint(
+                step=place.step, stage=place.stage, stage_step=place.stage_step, position=place.position,
+                weights=self.method.state_dict(), optimizer=place.optimizer.state_dict(),
+                scheduler=place.scheduler.state_dict(), scaler=scaler.state_dict() if scaler else {}, rng=rng,
+            )  # fmt: skip
+            self.run.save_checkpoint(state, t.keep_checkpoints)
+            self.tell(Progress(phase="save", step=place.step, total=self.total, run=self.run.folder))
+
+    def _film(self, place: Place) -> None:
+        """A preview, if one is due. Its own generator and restored states leave the run's bits as they would be."""
+        if self.preview is None or not self.main or place.step % max(1, self.preview.every):
+            return
+        before, home = random_state(place.generator), self.run.folder
+        self.method.eval()
+        sample = self.preview.sample or self.recipe.sample or self.backbone.sample
+        request = Request(
+            prompt=self.preview.prompt, sample=sample, negative=sample.negative,
+            generator=torch.Generator().manual_seed(self.preview.seed),
+            on_step=lambda done, total: self.tell(Progress(phase="preview", step=done, total=total, run=home)),
+        )  # fmt: skip
+        with torch.no_grad():
+            pixels = self.backbone.decode_video(self.method.generate(self.backbone, request))
+        frames = pixels[:, :, :: max(1, pixels.shape[2] // SHEET)][:, :, :SHEET]
+        self.run.previews.mkdir(exist_ok=True)
+        path = self.run.previews / f"step-{place.step:06d}.png"
+        write_image(path, contact_sheet(frames))
+        set_random_state(before, place.generator)
+        self.tell(Progress(phase="preview", step=sample.steps, total=sample.steps, preview=path, run=self.run.folder))
+
+
+def _schedule(optimizer: torch.optim.Optimizer, t: Train) -> Any:
+    try:
+        return get_scheduler(t.schedule, optimizer, num_warmup_steps=t.warmup, num_training_steps=t.steps)
+    except ValueError as error:
+        raise StarringError(
+            f"There is no learning-rate schedule '{t.schedule}' ({error}). Use constant or cosine."
+        ) from error

@@ -1,0 +1,273 @@
+"""What every paper's method answers, and the plain film that is the floor of all of them.
+
+Legend: ``b`` batch, ``c`` channel, ``f`` latent frame, ``h w`` latent size, ``n`` text tokens, ``d`` text width.
+
+A method is a small ``nn.Module``: its parameters are all that training changes and all that saving writes. The backbone
+stays frozen and is passed into every call; a method never keeps it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from starring.backbones.base import Backbone, Text
+from starring.config import Recipe, Sample
+from starring.diffusion.noise import gaussian_prior
+from starring.diffusion.sampling import Step, partial, sample
+from starring.errors import StarringError
+
+PLACEHOLDER = "<*>"
+"""What stands for the subject in captions and prompts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """One training batch, on the backbone's device."""
+
+    latents: Tensor
+    """Clean latents, ``b c f h w``, already scaled; ``f`` is 1 for photographs."""
+    masks: Tensor | None = None
+    """Where the subject is, ``b 1 f h w`` at latent resolution in [0, 1]; ``None`` means everywhere."""
+    captions: list[str]
+    """One caption for each sample, with the placeholder ``<*>`` where the subject is named."""
+    generator: torch.Generator | None = None
+    """The source of the loss's noise and timesteps; a CPU generator gives the same numbers on every device."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """One film that is asked for."""
+
+    prompt: str
+    """The prompt, with ``<*>`` where the subject is named."""
+    sample: Sample
+    """Size, steps, guidance, speed."""
+    negative: str | None = None
+    """Negative prompt; ``None`` takes ``sample.negative``."""
+    generator: torch.Generator | None = None
+    """The source of the initial noise and of all noise after it."""
+    noise: Tensor | None = None
+    """Initial noise, ``1 c f h w`` with unit variance; drawn from ``generator`` when absent."""
+    correlation: float | None = None
+    """gamma of the 3D Gaussian noise prior (arXiv 2402.09368, eq. 4), in [0, 1); ``None`` takes the method's own."""
+    init: Tensor | None = None
+    """Clean latents ``1 c f h w`` to start from, for partial denoising."""
+    strength: float = 1.0
+    """Share of the schedule that is run on ``init``, in [0, 1]: its last, clean part."""
+    on_step: Callable[[int, int], None] | None = None
+    """Called with (position in the schedule, its length) after every denoising step; partial denoising starts late."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Losses:
+    """A loss, and the parts that go to the log."""
+
+    total: Tensor
+    """The scalar that is differentiated."""
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Named scalars for the log, without gradient."""
+
+
+class Method(nn.Module, ABC):
+    """One paper. Subclasses fill in the class attributes and the abstract calls.
+
+    ``loss`` and ``generate`` attach by themselves, so a caller needs no context around them. ``predict`` is called
+    inside ``attached``. ``attached`` may be entered again while it is open: the inner entry does nothing.
+    """
+
+    name: ClassVar[str]
+    """The key in ``METHODS``."""
+    arxiv: ClassVar[str]
+    """The paper's arXiv id."""
+    title: ClassVar[str]
+    """The paper's title."""
+    config_type: ClassVar[type[Any]]
+    """The frozen dataclass of the method's options; all of them have defaults."""
+    recipes: ClassVar[Mapping[str, Recipe]]
+    """Complete recipes by name; the first is the default."""
+    neutral: ClassVar[bool] = True
+    """Whether the fresh method leaves films of prompts without the placeholder as they were."""
+
+    def __init__(self, backbone: Backbone, config: Any = None) -> None:
+        """Create fresh parameters that fit ``backbone``; ``config`` is an instance of ``config_type``."""
+        super().__init__()
+        self.config: Any = self.config_type() if config is None else config
+        self.family = backbone.family
+        self._open = False
+
+    @abstractmethod
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Put the method on the network; leaving the context takes it off again, bit for bit."""
+
+    @contextmanager
+    def attached(self, backbone: Backbone) -> Iterator[None]:
+        """The method on the network, for the length of the context.
+
+        Raises:
+            StarringError: if the backbone is of another family than the one the method was built for.
+        """
+        if self._open:
+            yield
+            return
+        require_family(self.name, self.family, backbone)
+        self._open = True
+        try:
+            with self.attach(backbone):
+                yield
+        finally:
+            self._open = False
+
+    @property
+    def correlation(self) -> float:
+        """The noise prior's gamma that the method asks for at inference; 0 is independent noise."""
+        return 0.0
+
+    def prompt(self, text: str) -> str:
+        """``text`` with the method's own words in place of ``<*>``."""
+        return text
+
+    def predict(self, backbone: Backbone, x: Tensor, t: Tensor, text: Text, request: Request | None = None) -> Tensor:
+        """One denoiser call under this method, the same in training and in sampling; call it inside ``attached``.
+
+        Args:
+            backbone: the frozen network.
+            x: noisy latents, ``b c f h w``.
+            t: timesteps, ``()`` or ``(b,)``.
+            text: encoded prompts, one or ``b`` of them.
+            request: what is being filmed, when it is a film.
+
+        Returns:
+            The denoiser's output in the backbone's parametrization, ``b c f h w``.
+        """
+        return backbone.predict(x, t, text)
+
+    @abstractmethod
+    def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
+        """The training loss of one batch; ``progress`` is the share of the stage that is done, in [0, 1)."""
+
+    def forward(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
+        """The same as :meth:`loss`, under the name that distributed wrappers call."""
+        return self.loss(backbone, batch, progress)
+
+    def generate(self, backbone: Backbone, request: Request) -> Tensor:
+        """Latents ``1 c f h w`` of one film. The default is classifier-free guided sampling of :meth:`predict`."""
+        with self.attached(backbone), torch.no_grad():
+            return draw(self, backbone, request)
+
+    @abstractmethod
+    def learns(self, stage: str) -> Iterable[nn.Parameter]:
+        """The parameters that the named stage trains.
+
+        Raises:
+            StarringError: if the method has no such stage, with the nearest name.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainConfig:
+    """Options of :class:`Plain`."""
+
+    class_word: str = ""
+    """What to write where the prompt says ``<*>``."""
+
+
+class Plain(Method):
+    """No customization: the backbone as it came, with the class word for the subject. The floor of every score."""
+
+    name = "plain"
+    arxiv = ""
+    title = "No customization"
+    config_type = PlainConfig
+    recipes: ClassVar[Mapping[str, Recipe]] = {}
+
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Nothing is put on the network."""
+        return nullcontext()
+
+    def prompt(self, text: str) -> str:
+        """``text`` with the class word once where it said ``<*>`` or ``<*> class_word``."""
+        word = self.config.class_word
+        if word:
+            text = text.replace(f"{PLACEHOLDER} {word}", word).replace(PLACEHOLDER, word)
+        return " ".join(text.replace(PLACEHOLDER, " ").split())
+
+    def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
+        """There is nothing to learn.
+
+        Raises:
+            StarringError: always.
+        """
+        raise StarringError("The plain backbone has nothing to learn. Choose a method: `starring methods` lists them.")
+
+    def learns(self, stage: str) -> Iterable[nn.Parameter]:
+        """Nothing."""
+        return ()
+
+
+def draw(method: Method, backbone: Backbone, request: Request) -> Tensor:
+    """Sample one film with ``method.predict`` under classifier-free guidance; call it inside ``method.attached``.
+
+    Returns:
+        Clean latents, ``1 c f h w``.
+    """
+    noise = initial_noise(backbone, request, method.correlation)
+    guidance, prompt = request.sample.guidance, method.prompt(request.prompt)
+    negative = request.sample.negative if request.negative is None else request.negative
+    text = backbone.encode_text([prompt] if guidance == 1 else [negative, prompt])
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        return method.predict(backbone, x, t, text, request)
+
+    def tell(step: Step) -> None:
+        if request.on_step is not None:
+            request.on_step(step.index + 1, step.total)
+
+    scheduler, steps = backbone.scheduler(), request.sample.steps
+    if request.init is None:
+        return sample(predict, scheduler, noise, steps, guidance, request.generator, tell)
+    init = request.init.to(noise)
+    return partial(predict, scheduler, noise, init, request.strength, steps, guidance, request.generator, tell)
+
+
+def initial_noise(backbone: Backbone, request: Request, correlation: float = 0.0) -> Tensor:
+    """The request's noise, or a draw of the 3D Gaussian noise prior N(0, Sigma_f(gamma)) (arXiv 2402.09368, eq. 4).
+
+    Args:
+        backbone: gives device, precision and latent shape.
+        request: ``noise`` wins over drawing; ``correlation`` wins over the next argument.
+        correlation: gamma when the request does not say.
+
+    Returns:
+        ``1 c f h w`` float32 with unit variance everywhere.
+
+    Raises:
+        StarringError: if given noise has the wrong shape, or gamma lies outside [0, 1).
+    """
+    s = request.sample
+    shape = (1, *backbone.latent_shape(s.frames, s.height, s.width))
+    if request.noise is not None:
+        if tuple(request.noise.shape) != shape:
+            raise StarringError(f"The given noise is {tuple(request.noise.shape)}, but this film needs {shape}.")
+        return request.noise.to(backbone.device, torch.float32)
+    gamma = correlation if request.correlation is None else request.correlation
+    return gaussian_prior(shape, gamma, generator=request.generator, device=backbone.device)
+
+
+def require_family(name: str, family: str, backbone: Backbone) -> None:
+    """Refuse a backbone of another family.
+
+    Raises:
+        StarringError: with both families and what to do.
+    """
+    if backbone.family != family:
+        raise StarringError(
+            f"This {name} run was learned on a backbone of the family '{family}', but '{backbone.name}' is of the"
+            f" family '{backbone.family}'. Film it with a '{family}' backbone, or learn it again on '{backbone.name}'."
+        )

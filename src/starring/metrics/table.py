@@ -1,0 +1,215 @@
+"""From single scores to a table: with and without customization, the ceiling, and how much of the way was covered.
+
+Rows of one run average its films. Rows of a group of runs average the runs, each of which is one subject: films of one
+subject are not independent, so the standard error is taken over subjects as soon as there are two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from starring.metrics.statistics import Estimate, Score, estimate, one_protocol, recovered
+from starring.metrics.suite import METRICS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ceiling:
+    """What the subject itself reaches in one metric."""
+
+    estimate: Estimate
+    """Mean and standard error."""
+    protocol: str
+    """How it was measured."""
+    source: str
+    """``references`` (photographs against each other) or ``renders`` (real films of the subject)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """All scores of one run."""
+
+    run: str
+    """The run's name."""
+    group: str
+    """What it is averaged with, such as the method's name."""
+    scores: Sequence[Mapping[str, Score]]
+    """One entry a film, with customization."""
+    floors: Sequence[Mapping[str, Score]]
+    """The same prompts and seeds in the same order, without."""
+    ceilings: Mapping[str, Ceiling] = field(default_factory=dict[str, Ceiling])
+    """By metric, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    """The run, or the group."""
+    subjects: int
+    """How many runs it averages; 1 for a run's own row."""
+    metric: str
+    """Key of :data:`starring.metrics.suite.METRICS`."""
+    score: Estimate
+    """With customization."""
+    floor: Estimate
+    """Without."""
+    ceiling: Estimate | None
+    """What the subject itself reaches, where that is known."""
+    source: str
+    """Where the ceiling comes from; empty without one."""
+    recovered: Estimate | None
+    """(score - floor) / (ceiling - floor); ``None`` without a ceiling above the floor."""
+    protocol: str
+    """The one protocol of every number in the row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Text cells for a terminal or a page."""
+
+    title: str
+    """One line."""
+    columns: tuple[str, ...]
+    """Headings."""
+    rows: tuple[tuple[str, ...], ...]
+    """Cells."""
+    notes: tuple[str, ...] = ()
+    """Sentences to print below."""
+
+
+def rows_of(measured: Measured) -> list[Row]:
+    """One row a metric for one run.
+
+    Raises:
+        StarringError: if numbers of one metric were measured by different protocols, or films and floors do not pair.
+    """
+    found: list[Row] = []
+    for key, metric in METRICS.items():
+        tops = [scores[key] for scores in measured.scores if key in scores]
+        bottoms = [scores[key] for scores in measured.floors if key in scores]
+        if not tops or not bottoms:
+            continue
+        ceiling = measured.ceilings.get(key)
+        limit = [] if ceiling is None else [Score(value=ceiling.estimate.mean, protocol=ceiling.protocol)]
+        protocol = one_protocol([*tops, *bottoms, *limit])
+        values, floors = [score.value for score in tops], [score.value for score in bottoms]
+        share = None
+        if ceiling is not None and metric.better == "higher":
+            share = recovered(values, floors, ceiling.estimate.mean)
+        found.append(
+            Row(
+                name=measured.run,
+                subjects=1,
+                metric=key,
+                score=estimate(values),
+                floor=estimate(floors),
+                ceiling=None if ceiling is None else ceiling.estimate,
+                source="" if ceiling is None else ceiling.source,
+                recovered=share,
+                protocol=protocol,
+            )
+        )
+    return found
+
+
+def group_rows(group: str, runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """One row a metric for several runs: means and standard errors over runs.
+
+    Args:
+        group: its name.
+        runs: :func:`rows_of` each run.
+
+    Raises:
+        StarringError: if the runs were measured by different protocols.
+    """
+    found: list[Row] = []
+    for key in METRICS:
+        same = [row for rows in runs for row in rows if row.metric == key]
+        if not same:
+            continue
+        protocol = one_protocol([Score(value=row.score.mean, protocol=row.protocol) for row in same])
+        ceilings = [row.ceiling.mean for row in same if row.ceiling is not None]
+        shares = [row.recovered.mean for row in same if row.recovered is not None]
+        found.append(
+            Row(
+                name=group,
+                subjects=len(same),
+                metric=key,
+                score=estimate([row.score.mean for row in same]),
+                floor=estimate([row.floor.mean for row in same]),
+                ceiling=estimate(ceilings) if ceilings else None,
+                source=" and ".join(sorted({row.source for row in same if row.source})),
+                recovered=estimate(shares) if shares else None,
+                protocol=protocol,
+            )
+        )
+    return found
+
+
+def all_rows(measured: Sequence[Measured]) -> list[Row]:
+    """Group rows first (for groups of at least two runs), then every run's own.
+
+    Raises:
+        StarringError: if numbers of one metric were measured by different protocols.
+    """
+    own = [rows_of(one) for one in measured]
+    for key in METRICS:
+        # Groups stand in one table, so all of them must agree, not only the runs within each.
+        scores = [
+            Score(value=row.score.mean, protocol=row.protocol) for rows in own for row in rows if row.metric == key
+        ]
+        if scores:
+            one_protocol(scores)
+    found: list[Row] = []
+    for group in dict.fromkeys(one.group for one in measured):
+        members = [rows for one, rows in zip(measured, own, strict=True) if one.group == group]
+        if len(members) > 1:
+            found += group_rows(group, members)
+    return [*found, *(row for rows in own for row in rows)]
+
+
+def as_table(rows: Sequence[Row], title: str, notes: Sequence[str] = ()) -> Table:
+    """Rows as text, for a terminal; the column of names appears only where there are several."""
+    names = dict.fromkeys((row.name, row.subjects) for row in rows)
+    several = len(names) > 1
+    columns = ("score", "customized", "floor", "ceiling", "recovered")
+    cells = [
+        (
+            METRICS[row.metric].title,
+            *(plus_minus(value, METRICS[row.metric].digits) for value in _numbers(row)),
+            share(row),
+        )
+        for row in rows
+    ]
+    if several:
+        columns = ("run", *columns)
+        cells = [(named(row), *line) for row, line in zip(rows, cells, strict=True)]
+    return Table(title=title, columns=columns, rows=tuple(cells), notes=tuple(notes))
+
+
+def named(row: Row) -> str:
+    """The row's name, and how many subjects it averages."""
+    return row.name if row.subjects == 1 else f"{row.name} ({row.subjects} subjects)"
+
+
+def plus_minus(value: Estimate | None, digits: int) -> str:
+    """``0.755 ± 0.012``; a dash where there is nothing, no error for a single measurement."""
+    if value is None:
+        return "–"
+    if value.error is None:
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} ± {value.error:.{digits}f}"
+
+
+def share(row: Row) -> str:
+    """``62 % ± 4``; a dash where nothing can be recovered."""
+    if row.recovered is None:
+        return "–"
+    error = "" if row.recovered.error is None else f" ± {100 * row.recovered.error:.0f}"
+    return f"{100 * row.recovered.mean:.0f} %{error}"
+
+
+def _numbers(row: Row) -> tuple[Estimate, Estimate, Estimate | None]:
+    return row.score, row.floor, row.ceiling

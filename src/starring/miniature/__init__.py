@@ -1,0 +1,1 @@
+"""The bundled miniature universe: a procedural world, small networks of the real classes, and how they are trained."""

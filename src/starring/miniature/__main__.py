@@ -1,0 +1,85 @@
+"""``python -m starring.miniature build``: the bundled universe from nothing; ``gates``: how good it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from starring.errors import StarringError
+
+console = Console()
+
+
+def build(
+    parts: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    *,
+    folder: Path = Path("build/miniature"),
+    minutes: float = math.inf,
+    threads: int = 0,
+) -> None:
+    """Train and export parts of the bundled weights; all of them, in order, when none is named. Resumes by itself.
+
+    Args:
+        parts: corpus, vae, latents, unet, motion, clip, dino, segmenter, judges.
+        folder: where the corpus and the training states lie.
+        minutes: stop each part after so long; the state is kept.
+        threads: CPU threads; 0 leaves it to torch.
+    """
+    import torch
+
+    from starring.miniature import build as builder
+
+    if threads:
+        torch.set_num_threads(threads)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
+        tasks = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done)
+
+        for part in parts or builder.PARTS:
+            builder.build(part, folder, seconds=minutes * 60, report=report)
+
+
+def gates(*, images: int = 60, films: int = 24, write: bool = False) -> None:
+    """Measure the bundled weights on material that nothing was trained on.
+
+    Args:
+        images: pictures made from prompts.
+        films: films made from prompts.
+        write: store the numbers beside the weights, where the tests read them.
+    """
+    from starring.miniature import gates as measures
+    from starring.miniature.export import WEIGHTS
+
+    values = measures.measure(images=images, films=films)
+    table = Table("measure", "target", "reached", "")
+    for name, value in values.items():
+        sign, target = measures.TARGETS[name]
+        table.add_row(name, f"{sign} {target:g}", f"{value:.3f}", "yes" if measures.passed(name, value) else "not yet")
+    console.print(table)
+    if write:
+        (WEIGHTS / "gates.json").write_text(json.dumps({k: round(v, 4) for k, v in values.items()}, indent=2) + "\n")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        tyro.extras.subcommand_cli_from_dict({"build": build, "gates": gates}, prog="python -m starring.miniature")
+    except StarringError as error:
+        console.print(str(error), style="red")
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""From training states to the shipped folders: real layouts, fp16 safetensors, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import AutoencoderKL, ModelMixin, MotionAdapter, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, PreTrainedModel, ViTModel
+
+from starring.miniature import models
+from starring.miniature.judges import ImageJudge, MotionJudge
+from starring.miniature.words import tokenizer
+from starring.miniature.world import SIZE
+
+WEIGHTS = Path(__file__).parent / "weights"
+SAMPLE = {"frames": 16, "height": SIZE, "width": SIZE, "steps": 25, "guidance": 3.0, "fps": 8}
+_INDEX = {
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "motion_adapter": ["diffusers", "MotionAdapter"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def _put(folder: Path, module: ModelMixin | PreTrainedModel, extra: Mapping[str, Any] | None = None) -> None:
+    """Save a network as fp16 into a fresh folder, then put that folder in the old one's place."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    dtype = next(module.parameters()).dtype
+    module.half().save_pretrained(partial)
+    module.to(dtype)  # pyright: ignore[reportArgumentType]
+    for name, content in (extra or {}).items():
+        (partial / name).write_text(json.dumps(content, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def film(
+    vae: AutoencoderKL, text: CLIPTextModel, unet: UNet2DConditionModel, motion: MotionAdapter, weights: Path = WEIGHTS
+) -> None:
+    """The film model, in the layout of an ``AnimateDiffPipeline`` with its U-Net and motion adapter apart."""
+    folder = weights / "film"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in (("vae", vae), ("text_encoder", text), ("unet", unet), ("motion_adapter", motion)):
+        _put(folder / name, part)
+    tokenizer().save_pretrained(folder / "tokenizer")
+    models.scheduler().save_pretrained(folder / "scheduler")
+    index = {"_class_name": "AnimateDiffPipeline", "_diffusers_version": diffusers.__version__, **_INDEX}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "starring.json").write_text(json.dumps({"sample": SAMPLE}, indent=2) + "\n")
+
+
+def eyes(net: CLIPModel | ViTModel | CLIPSegForImageSegmentation, name: str, weights: Path = WEIGHTS) -> None:
+    """A frozen eye with its preprocessing, and its tokenizer where it reads text."""
+    size = {"height": SIZE, "width": SIZE}
+    settings = {"size": {"shortest_edge": SIZE}, "crop_size": size, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    _put(weights / name, net, {"preprocessor_config.json": settings})
+    if not isinstance(net, ViTModel):
+        tokenizer().save_pretrained(weights / name)
+
+
+def judges(image: ImageJudge | None, motion: MotionJudge | None, weights: Path = WEIGHTS) -> None:
+    """The independent judges of the gates."""
+    folder = weights / "judges"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, judge in (("image", image), ("motion", motion)):
+        if judge is not None:
+            save_file(_half(judge), folder / f"{name}.safetensors")
+
+
+def _half(module: nn.Module) -> dict[str, Any]:
+    return {k: v.half().contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+
+
+def adapter_from(parts: Mapping[str, Any]) -> MotionAdapter:
+    """A motion adapter from the trained motion modules' tensors, named as in the film network with ``__`` for dots."""
+    adapter = models.motion_adapter()
+    adapter.load_state_dict({name.replace("__", "."): value for name, value in parts.items()})
+    return adapter

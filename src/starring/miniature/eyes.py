@@ -1,0 +1,132 @@
+"""Training the miniature's frozen eyes: CLIP, the self-supervised ViT, and the text-prompted segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from starring.miniature import models
+from starring.miniature.corpus import CAPTIONS, LABELS, SHOTS_PER_SUBJECT, Shelf
+from starring.miniature.fit import Loss, Plan, Trainer
+from starring.miniature.pretrain import pixels
+from starring.miniature.shapes import CLASSES, PEOPLE
+from starring.miniature.words import encode
+
+CLIP = Plan(muon=True, steps=1100, lr=1.5e-3, batch=128, ema=0.998, weight_decay=0.05, decay=0.4)
+DINO = Plan(muon=True, steps=700, lr=1.2e-3, batch=128, ema=0.998, weight_decay=0.05, decay=0.4)
+SEGMENTER = Plan(muon=True, steps=900, lr=1.2e-3, batch=32, ema=0.998, weight_decay=0.02, decay=0.4)
+
+
+def clip_trainer(build: Path) -> Trainer:
+    """Contrastive training of captions against pictures."""
+    return Trainer(build / "clip", {"clip": models.clip()}, CLIP)
+
+
+def clip_loss(build: Path, trainer: Trainer) -> Loss:
+    """Symmetric InfoNCE; the most detailed of an item's captions half of the time."""
+    shelf = Shelf(build / "corpus", "stills", ("images", "tokens"))
+    net = trainer.modules["clip"]
+    end = models.tokenizer().eos_token_id
+
+    def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
+        rows = rng.integers(len(shelf), size=trainer.plan.batch)
+        tokens = shelf.get("tokens", rows).astype(np.int64)
+        lengths = (tokens != end).sum(-1)
+        chosen = np.where(rng.random(len(rows)) < 0.6, lengths.argmax(1), rng.integers(CAPTIONS, size=len(rows)))
+        ids = torch.from_numpy(tokens[np.arange(len(rows)), chosen])
+        out = net(input_ids=ids, pixel_values=pixels(shelf.get("images", rows)))
+        target = torch.arange(len(rows))
+        value = (F.cross_entropy(out.logits_per_image, target) + F.cross_entropy(out.logits_per_text, target)) / 2
+        hit = (out.logits_per_text.argmax(1) == target).float().mean()
+        return {"loss": value, "recall": hit}
+
+    return loss
+
+
+def dino_trainer(build: Path) -> Trainer:
+    """Instance discrimination: two shots of one subject are the two views. The projection head is thrown away."""
+    head = nn.Sequential(nn.Linear(96, 192), nn.GELU(), nn.Linear(192, 96))
+    return Trainer(build / "dino", {"dino": models.dino(), "head": head}, DINO)
+
+
+def dino_loss(build: Path, trainer: Trainer) -> Loss:
+    """InfoNCE between two shots of a subject against all others of the batch, on the class token and on its head."""
+    shelf = Shelf(build / "corpus", "stills", ("images", "labels"))
+    net, head = trainer.modules["dino"], trainer.modules["head"]
+    groups = len(shelf) // SHOTS_PER_SUBJECT
+
+    def info(z: Tensor) -> Tensor:
+        a, b = F.normalize(z, dim=-1).chunk(2)
+        logits = a @ b.T / 0.1
+        target = torch.arange(len(a))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
+        first = rng.choice(groups, trainer.plan.batch, replace=False) * SHOTS_PER_SUBJECT
+        pair = np.stack([rng.permutation(SHOTS_PER_SUBJECT)[:2] for _ in first])
+        images = shelf.get("images", np.concatenate([first + pair[:, 0], first + pair[:, 1]]))
+        token = net(pixel_values=pixels(images)).last_hidden_state[:, 0]
+        own, projected = info(token), info(head(token))
+        return {"loss": own + projected, "token": own}
+
+    return loss
+
+
+def segmenter_trainer(build: Path) -> Trainer:
+    """Masks from words, at the frame's own size."""
+    return Trainer(build / "segmenter", {"segmenter": models.segmenter()}, SEGMENTER)
+
+
+def segmenter_loss(build: Path, trainer: Trainer) -> Loss:
+    """Cross entropy and overlap, for the subject's class, ``face``, ``subject``, or a class that is not there."""
+    shelf = Shelf(build / "corpus", "stills", ("images", "masks", "labels", "tokens"))
+    net = trainer.modules["segmenter"]
+    kinds = tuple(CLASSES)
+    names = [*kinds, "subject", "face", "person"]
+    prompts = np.array(encode([f"a {name}" for name in names] + names)).reshape(2, len(names), -1)
+    people = [kinds.index(kind) for kind in PEOPLE]
+
+    def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
+        rows = rng.integers(len(shelf), size=4 * trainer.plan.batch)
+        labels = shelf.get("labels", rows).astype(np.int64)
+        rows = rows[labels[:, LABELS.index("actors")] == 1][: trainer.plan.batch]
+        labels, masks = shelf.get("labels", rows)[:, 0].astype(np.int64), shelf.get("masks", rows)
+        asked, wanted = _ask(labels, masks, people, names, rng)
+        ids = torch.from_numpy(prompts[rng.integers(2, size=len(rows)), asked])
+        logits = net(input_ids=ids, pixel_values=pixels(shelf.get("images", rows))).logits
+        target = torch.from_numpy(wanted)
+        cross = F.binary_cross_entropy_with_logits(logits, target)
+        p = logits.sigmoid()
+        overlap = 1 - (2 * (p * target).sum((1, 2)) + 1) / (p.sum((1, 2)) + target.sum((1, 2)) + 1)
+        return {"loss": cross + 0.3 * overlap.mean(), "overlap": overlap.mean()}
+
+    return loss
+
+
+def _ask(
+    labels: NDArray[np.int64], masks: NDArray[np.generic], people: list[int], names: list[str], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What is asked of each picture (an index of ``names``), and the mask that answers it."""
+    bits = masks.astype(np.uint8)
+    subject, face = (bits & 1).astype(np.float32), ((bits & 2) > 0).astype(np.float32)
+    asked, wanted = labels.copy(), subject.copy()
+    for i, kind in enumerate(labels):
+        draw, person = rng.random(), kind in people
+        if person and draw < 0.35:
+            asked[i], wanted[i] = names.index("face"), face[i]
+        elif person and draw < 0.45:
+            asked[i] = names.index("person")
+        elif draw < 0.55:
+            asked[i] = names.index("subject")
+        elif draw < 0.7:
+            absent = [n for n in range(len(people) + 8) if n != kind and not (person and n in people)]
+            asked[i], wanted[i] = rng.choice(absent), 0.0
+        elif draw < 0.75 and not person:
+            asked[i], wanted[i] = names.index("face"), 0.0
+    return asked, wanted

@@ -1,0 +1,245 @@
+"""How good the shipped weights are, measured on material that nothing was trained on, by judges of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starring.backbones.base import Backbone
+from starring.diffusion.noise import white
+from starring.diffusion.sampling import sample
+from starring.miniature import world
+from starring.miniature.captions import MOTION_WORDS, SCENE_WORDS, caption
+from starring.miniature.colours import COLOURS, GROUPS, group_of
+from starring.miniature.judges import HEADS, ImageJudge, MotionJudge
+from starring.miniature.pretrain import pixels
+from starring.miniature.shapes import CLASSES, PEOPLE
+from starring.perception.encoders import CLIP, ImageEncoder
+from starring.perception.segment import Segmenter
+
+TARGETS: dict[str, tuple[str, float]] = {
+    "vae_psnr": (">=", 28.0),
+    "vae_colour": ("<=", 2.0),
+    "clip_recall": (">=", 0.8),
+    "dino_auc": (">=", 0.9),
+    "segmenter_subject": (">=", 0.85),
+    "segmenter_face": (">=", 0.7),
+    "image_kind": (">=", 0.9),
+    "image_colour": (">=", 0.85),
+    "image_scene": (">=", 0.95),
+    "film_motion": (">=", 0.8),
+    "film_kind": (">=", 0.85),
+    "film_flicker": ("<=", 2.0),
+}
+"""What each measure should reach."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A prompt and what a judge should see."""
+
+    text: str
+    kind: str
+    colour: str
+    scene: str
+    motion: str
+
+
+def passed(name: str, value: float) -> bool:
+    """Whether a measure reaches its target."""
+    sign, target = TARGETS[name]
+    return value >= target if sign == ">=" else value <= target
+
+
+def held_out_identity(index: int, kind: str | None = None) -> world.Identity:
+    """The ``index``-th subject that no training may see."""
+    return world.identity(10 * (index + 7), kind)
+
+
+def held_out_shots(count: int, seed: int = 3, single: bool = True) -> list[world.Shot]:
+    """Random shots of held-out subjects, classes in turn."""
+    rng = np.random.default_rng(seed)
+    kinds = tuple(CLASSES)
+    shots: list[world.Shot] = []
+    while len(shots) < count:
+        who = held_out_identity(int(rng.integers(1 << 30)), kinds[len(shots) % len(kinds)])
+        shot = world.random_shot(rng, who)
+        if not single or len(shot.actors) == 1:
+            shots.append(shot)
+    return shots
+
+
+def prompts(count: int, seed: int = 5) -> list[Prompt]:
+    """Prompts with one colour word, class, motion and scene each; classes and motions in turn."""
+    rng = np.random.default_rng(seed)
+    kinds, words = tuple(CLASSES), [c for c in COLOURS if c in GROUPS]
+    found: list[Prompt] = []
+    for i in range(count):
+        kind, colour = kinds[i % len(kinds)], str(rng.choice(words))
+        scene, motion = str(rng.choice(tuple(SCENE_WORDS))), world.MOTIONS[i % len(world.MOTIONS)]
+        text = f"a {colour} {kind} {MOTION_WORDS[motion][0]} {SCENE_WORDS[scene][0]}"
+        found.append(Prompt(text=text, kind=kind, colour=group_of(colour), scene=scene, motion=motion))
+    return found
+
+
+def vae(backbone: Backbone, count: int = 100) -> dict[str, float]:
+    """PSNR of reconstructions in dB, and how far (0 to 255) the mean colour of the subject moves."""
+    frames = [world.render(shot) for shot in held_out_shots(count)]
+    x = pixels(np.stack([frame.image for frame in frames]))
+    with torch.no_grad():
+        y = backbone.decode_video(backbone.encode_video(x.unsqueeze(2)))[:, :, 0].clamp(-1, 1)
+    psnr = -10 * ((y - x) / 2).square().mean((1, 2, 3)).log10()
+    masks = torch.from_numpy(np.stack([frame.mask for frame in frames]))[:, None].float()
+    means = [(v * masks).sum((2, 3)) / masks.sum((2, 3)).clamp_min(1) for v in (x, y)]
+    return {"vae_psnr": float(psnr.mean()), "vae_colour": float((means[0] - means[1]).abs().mean() * 127.5)}
+
+
+def clip(encoder: CLIP, count: int = 64, repeats: int = 4) -> dict[str, float]:
+    """Text-to-image recall at 1 among ``count`` distinct captions."""
+    rng = np.random.default_rng(11)
+    hits: list[float] = []
+    for repeat in range(repeats):
+        shots: list[world.Shot] = []
+        texts: list[str] = []
+        for shot in held_out_shots(4 * count, seed=20 + repeat, single=False):
+            text = max((caption(shot, rng) for _ in range(6)), key=lambda t: len(t.split()))
+            if text not in texts and len(texts) < count:
+                shots.append(shot)
+                texts.append(text)
+        images = _unit([world.render(shot).image for shot in shots])
+        best = (encoder.texts(texts) @ encoder.images(images).T).argmax(1)
+        hits.append(float((best == torch.arange(count)).float().mean()))
+    return {"clip_recall": float(np.mean(hits))}
+
+
+def dino(encoder: ImageEncoder, subjects: int = 60, shots: int = 3) -> dict[str, float]:
+    """AUC of same subject against another subject of the same class, across scenes and poses."""
+    rng = np.random.default_rng(13)
+    kinds = tuple(CLASSES)
+    images: list[NDArray[np.uint8]] = []
+    for i in range(subjects):
+        who = held_out_identity(int(rng.integers(1 << 30)), kinds[i % len(kinds)])
+        made = 0
+        while made < shots:
+            shot = world.random_shot(rng, who)
+            if len(shot.actors) == 1 and shot.view != "far":
+                images.append(world.render(shot).image)
+                made += 1
+    z = encoder.images(_unit(images))
+    similarity = (z @ z.T).numpy()
+    who, kind = np.arange(subjects).repeat(shots), (np.arange(subjects) % len(kinds)).repeat(shots)
+    upper = np.triu(np.ones_like(similarity, dtype=bool), 1)
+    same = similarity[upper & (who[:, None] == who[None])]
+    other = similarity[upper & (who[:, None] != who[None]) & (kind[:, None] == kind[None])]
+    return {"dino_auc": float((same[:, None] > other[None]).mean())}
+
+
+def segmenter(eye: Segmenter, count: int = 100) -> dict[str, float]:
+    """Mean intersection over union of subjects (by class word) and of faces."""
+    from PIL import Image
+
+    scores: dict[str, list[float]] = {"subject": [], "face": []}
+    for shot in held_out_shots(count, seed=17):
+        frame, kind = world.render(shot), shot.actors[0].identity.kind
+        wanted = [("subject", kind, frame.mask)]
+        if kind in PEOPLE and frame.face.sum() >= 12:
+            wanted.append(("face", "face", frame.face))
+        for name, word, truth in wanted:
+            mask = eye.segment([Image.fromarray(frame.image)], word)[0].numpy() > 0.5
+            scores[name].append(float((mask & truth).sum() / max((mask | truth).sum(), 1)))
+    return {f"segmenter_{name}": float(np.mean(values)) for name, values in scores.items()}
+
+
+def pictures(backbone: Backbone, judge: ImageJudge, count: int = 60, steps: int = 25) -> dict[str, float]:
+    """Class, colour and scene of pictures made from prompts, motion modules off."""
+    asked = prompts(count)
+    with backbone.still():
+        made = shoot(backbone, [p.text for p in asked], frames=1, steps=steps)
+    with torch.no_grad():
+        seen = judge(made[:, :, 0])
+    return {f"image_{name}": _share(logits, name, asked) for name, logits in seen.items()}
+
+
+def motion_pictures(
+    backbone: Backbone, image: ImageJudge, motion: MotionJudge, count: int = 24, steps: int = 25
+) -> dict[str, float]:
+    """Motion, class and flicker of films made from prompts."""
+    asked = prompts(count, seed=6)
+    made = shoot(backbone, [p.text for p in asked], frames=world.FRAMES, steps=steps)
+    real = _renders(asked)
+    with torch.no_grad():
+        moved = motion(made).argmax(1)
+        kinds = image(made.transpose(1, 2).flatten(0, 1))["kind"].view(len(asked), world.FRAMES, -1).mean(1)
+    target = torch.tensor([world.MOTIONS.index(p.motion) for p in asked])
+    return {
+        "film_motion": float((moved == target).float().mean()),
+        "film_kind": _share(kinds, "kind", asked),
+        "film_flicker": _flicker(made) / _flicker(real),
+    }
+
+
+def shoot(backbone: Backbone, texts: Sequence[str], frames: int, steps: int, batch: int = 4) -> Tensor:
+    """Frames b 3 f H W in [-1, 1] from prompts, one seed for each by its place."""
+    batch = batch if frames > 1 else 30
+    made: list[Tensor] = []
+    side = backbone.sample.height
+    for start in range(0, len(texts), batch):
+        some = list(texts[start : start + batch])
+        shape = backbone.latent_shape(frames, side, side)
+        generator = torch.Generator().manual_seed(1000 + start)
+        noise = white((len(some), *shape), generator, backbone.device, torch.float32)
+        with torch.no_grad():
+            text = backbone.encode_text([""] * len(some)) + backbone.encode_text(some)
+            predict: Callable[[Tensor, Tensor], Tensor] = lambda x, t, text=text: backbone.predict(x, t, text)  # noqa: E731
+            latents = sample(predict, backbone.scheduler(), noise, steps, guidance=backbone.sample.guidance)
+            made.append(backbone.decode_video(latents).clamp(-1, 1))
+    return torch.cat(made)
+
+
+def _share(logits: Tensor, name: str, asked: Sequence[Prompt]) -> float:
+    target = torch.tensor([HEADS[name].index(getattr(p, name)) for p in asked])
+    return float((logits.argmax(1) == target).float().mean())
+
+
+def _renders(asked: Sequence[Prompt]) -> Tensor:
+    films: list[NDArray[np.uint8]] = []
+    for i, p in enumerate(asked):
+        shot = world.stage(held_out_identity(i, p.kind), p.scene, p.motion, "normal", 1, i)
+        films.append(np.stack([frame.image for frame in world.film(shot)]))
+    return pixels(np.stack(films)).transpose(1, 2)
+
+
+def _flicker(x: Tensor) -> float:
+    """What changes between frames beyond motion: mean second difference in time over the calmer half of each film."""
+    bend = F.avg_pool3d((x[:, :, 2:] - 2 * x[:, :, 1:-1] + x[:, :, :-2]).abs(), (1, 4, 4))
+    values = bend.flatten(1)
+    calm = values.sort(1).values[:, : values.shape[1] // 2]
+    return float(calm.mean()) + 1e-4
+
+
+def _unit(images: list[NDArray[np.uint8]]) -> Tensor:
+    """uint8 H W 3 to b 3 H W in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).movedim(-1, 1).float() / 255
+
+
+def measure(images: int = 60, films: int = 24) -> dict[str, float]:
+    """All measures of the shipped weights."""
+    from starring.backbones.presets import load_backbone
+    from starring.miniature.export import WEIGHTS
+    from starring.miniature.judges import load
+    from starring.perception.encoders import load_clip, load_dino
+    from starring.perception.segment import load_segmenter
+
+    backbone = load_backbone("miniature")
+    image, motion = load(WEIGHTS / "judges")
+    values = vae(backbone) | clip(load_clip("miniature")) | dino(load_dino("miniature"))
+    values |= segmenter(load_segmenter("miniature"))
+    values |= pictures(backbone, image, images)
+    return values | motion_pictures(backbone, image, motion, films)

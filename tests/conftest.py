@@ -1,0 +1,32 @@
+"""Fixtures shared by the suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from starring.backbones.base import Backbone
+from starring.backbones.presets import load_backbone
+from tests.tiny import tiny_animatediff
+
+torch.set_num_threads(1)  # small tensors: more threads only wait for each other, and sums would depend on their number
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny AnimateDiff pipeline on disk; do not write into it."""
+    return tiny_animatediff(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Backbone:
+    """The tiny backbone, loaded once and shared: leave it as you found it."""
+    return load_backbone(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def own_tiny(tiny_folder: Path) -> Backbone:
+    """A tiny backbone of the test's own, to be changed at will."""
+    return load_backbone(tiny_folder, device="cpu")

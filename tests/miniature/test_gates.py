@@ -1,0 +1,60 @@
+"""The shipped weights, measured on held-out material by judges of their own.
+
+Each measure must stay at what was reached when the weights were made (less the spread of these smaller samples);
+``gates.json`` beside the weights says what that was, and which targets are not reached yet.
+"""
+
+import json
+
+import pytest
+
+from starring.miniature import gates
+from starring.miniature.export import WEIGHTS
+
+REACHED: dict[str, float] = json.loads((WEIGHTS / "gates.json").read_text())
+SLACK = {"vae_psnr": 0.3, "vae_colour": 0.4, "film_flicker": 0.6}
+
+
+def check(values: dict[str, float], slack: float) -> None:
+    for name, value in values.items():
+        allowed = SLACK.get(name, slack)
+        sign, _ = gates.TARGETS[name]
+        short = REACHED[name] - value if sign == ">=" else value - REACHED[name]
+        assert short <= allowed, f"{name} is {value:.3f}; the shipped weights had {REACHED[name]:.3f}"
+
+
+def test_every_target_was_measured() -> None:
+    assert set(REACHED) == set(gates.TARGETS)
+
+
+def test_all_weights_fit_their_budget() -> None:
+    size = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
+    assert size <= 20_000_000
+
+
+@pytest.mark.slow
+def test_the_vae() -> None:
+    from starring.backbones.presets import load_backbone
+
+    check(gates.vae(load_backbone("miniature"), count=40), 0.05)
+
+
+@pytest.mark.slow
+def test_the_eyes() -> None:
+    from starring.perception.encoders import load_clip, load_dino
+    from starring.perception.segment import load_segmenter
+
+    check(gates.clip(load_clip("miniature"), repeats=2), 0.1)
+    check(gates.dino(load_dino("miniature"), subjects=40), 0.05)
+    check(gates.segmenter(load_segmenter("miniature"), count=50), 0.06)
+
+
+@pytest.mark.slow
+def test_the_film_model() -> None:
+    from starring.backbones.presets import load_backbone
+    from starring.miniature.judges import load
+
+    image, motion = load(WEIGHTS / "judges")
+    backbone = load_backbone("miniature")
+    check(gates.pictures(backbone, image, count=30, steps=15), 0.2)
+    check(gates.motion_pictures(backbone, image, motion, count=6, steps=12), 0.35)

@@ -1,0 +1,101 @@
+"""The segmenter: masks at each image's size, equal to CLIPSeg called by hand, and tidied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+
+from starring.errors import StarringError
+from starring.perception.segment import Segmenter, coverage, load_segmenter, tidy
+from tests.perception.tiny_eyes import tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_segmenter(tmp_path_factory.mktemp("eyes") / "segmenter")
+
+
+@pytest.fixture(scope="module")
+def segmenter(folder: Path) -> Segmenter:
+    return load_segmenter(str(folder))
+
+
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(3)
+    return [Image.fromarray(rng.integers(0, 255, (40 + 8 * i, 50, 3), dtype=np.uint8)) for i in range(3)]
+
+
+def test_masks_are_zero_or_one_at_each_images_size(segmenter: Segmenter) -> None:
+    masks = segmenter.segment(pictures(), "dog")
+    assert [mask.shape for mask in masks] == [(40, 50), (48, 50), (56, 50)]
+    assert all(set(mask.unique().tolist()) <= {0.0, 1.0} for mask in masks)
+    assert all(mask.dtype == torch.float32 for mask in masks)
+
+
+def test_scores_equal_the_network_called_by_hand(segmenter: Segmenter, folder: Path) -> None:
+    model: Any = CLIPSegForImageSegmentation.from_pretrained(folder).eval()
+    tokenizer: Any = CLIPTokenizer.from_pretrained(folder)
+    images = pictures()
+    tokens = tokenizer(["dog"] * 3, return_tensors="pt")
+    pixels = torch.cat(
+        [segmenter.transform(torch.from_numpy(np.array(i)).permute(2, 0, 1)[None].float() / 255) for i in images]
+    )
+    with torch.no_grad():
+        logits = model(pixel_values=pixels, **tokens).logits
+    for score, map, image in zip(segmenter.scores(images, "dog"), logits.sigmoid(), images, strict=True):
+        expected = torch.nn.functional.interpolate(map[None, None], size=image.size[::-1], mode="bilinear")[0, 0]
+        assert torch.allclose(score, expected, atol=1e-5)
+
+
+def test_one_image_and_none(segmenter: Segmenter) -> None:
+    (alone,) = segmenter.scores(pictures()[:1], "cat")
+    assert torch.allclose(alone, segmenter.scores(pictures(), "cat")[0], atol=1e-5)
+    assert segmenter.segment([], "cat") == []
+
+
+def test_the_word_matters_and_must_be_there(segmenter: Segmenter) -> None:
+    assert not torch.equal(segmenter.scores(pictures(), "cat")[0], segmenter.scores(pictures(), "dog")[0])
+    with pytest.raises(StarringError, match="class-word"):
+        segmenter.segment(pictures(), "  ")
+
+
+def test_the_id_knows_weights_and_threshold(segmenter: Segmenter, folder: Path) -> None:
+    assert load_segmenter(str(folder)).id == segmenter.id
+    assert load_segmenter(str(folder), threshold=0.4).id != segmenter.id
+
+
+def test_crumbs_go_and_pinholes_close() -> None:
+    mask = torch.zeros(40, 40, dtype=torch.bool)
+    mask[5:25, 5:25] = True
+    mask[10:12, 10:12] = False  # a pinhole
+    mask[30:33, 30:33] = True  # a crumb
+    mask[28:38, 2:12] = True  # a second piece of some size
+    clean = tidy(mask, 0.05)
+    assert clean[5:25, 5:25].all()
+    assert not clean[30:33, 30:33].any()
+    assert clean[28:38, 2:12].all()
+    assert not clean[0, 0]
+    assert torch.equal(tidy(mask, 0), mask)
+
+
+def test_tidying_leaves_empty_and_full_masks_alone() -> None:
+    for value in (False, True):
+        mask = torch.full((8, 8), value)
+        assert torch.equal(tidy(mask, 0.05), mask)
+
+
+def test_coverage() -> None:
+    mask = torch.zeros(4, 4)
+    mask[:2] = 1
+    assert coverage(mask) == 0.5
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(StarringError, match="Did you mean 'clipseg'"):
+        load_segmenter("clip-seg")

@@ -1,0 +1,81 @@
+"""Every recipe, shrunk to the tiny backbone and two steps, learns and films. There is no list of exceptions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from starring.backbones.base import Backbone
+from starring.config import Recipe, from_json, to_json
+from starring.data.subject import Subject
+from starring.generate import generate
+from starring.learn import learn
+from starring.methods import METHODS, recipe, recipes
+
+RECIPES = sorted(recipes())
+
+
+class Ellipse:
+    """Finds the subject where :func:`subject` drew it."""
+
+    id = "ellipse"
+
+    def segment(self, images: list[Image.Image], text: str) -> list[Tensor]:
+        return [torch.from_numpy(np.asarray(image)[..., 0] > 150).float() for image in images]
+
+
+def subject() -> Subject:
+    images: list[Image.Image] = []
+    for shift in range(3):
+        image = Image.new("RGB", (48, 40), (60, 90, 60 + 20 * shift))
+        ImageDraw.Draw(image).ellipse((10 + shift, 8, 34 + shift, 32), fill=(200, 120, 40))
+        images.append(image)
+    return Subject.of(images, class_word="dog", name="rex")
+
+
+def shrunk(name: str) -> Recipe:
+    """The recipe with everything that costs time made small, and nothing else changed."""
+    whole = recipe(name)
+    stages = tuple(
+        replace(s, train=replace(s.train, steps=2, batch=min(2, s.train.batch), checkpoint_every=2))
+        for s in whole.stages
+    )
+    # The tiny tokenizer spells most words letter by letter, so a long negative prompt would not fit.
+    own = whole.sample
+    sample = replace(own, frames=4, height=32, width=32, steps=2, negative=own.negative[:20]) if own else None
+    return replace(whole, stages=stages, data=replace(whole.data, size=32, variants=4), sample=sample)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_learns_and_films(name: str, tiny: Backbone, tmp_path: Path) -> None:
+    small = shrunk(name)
+    steps: list[int] = []
+    run = learn(
+        small.method, subject(), tiny, small, tmp_path, segmenter=Ellipse(),
+        on_progress=lambda p: steps.append(p.step) if p.phase == "learn" else None,
+    )  # fmt: skip
+    assert run.finished
+    assert steps[-1] == 2 * len(small.stages)
+    weights = run.load_weights()
+    assert weights
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    (film,) = generate(run, "a <*> dog on the beach", backbone=tiny)
+    assert film.frames.shape[0] == 4
+    assert film.facts["sample"] == to_json(run.record.recipe.sample)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_json_and_name_what_exists(name: str) -> None:
+    whole = recipe(name)
+    assert from_json(Recipe, to_json(whole)) == whole
+    assert whole.method in METHODS
+    assert whole.source
+    assert whole.stages
+    config = METHODS[whole.method].config_type
+    from_json(config, {"class_word": "dog", **whole.options} if "class_word" in config.__slots__ else whole.options)
