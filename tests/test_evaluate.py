@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from starring.backbones.base import Backbone
+from starring.backbones.presets import load_backbone
 from starring.data.subject import Subject
 from starring.data.video import read_video
 from starring.errors import Interrupted, StarringError
@@ -27,6 +28,7 @@ from starring.metrics.statistics import Score
 from starring.metrics.suite import METRICS, Judge, load_judge
 from starring.run import Photographs, Record, Run, libraries
 from tests.perception.tiny_eyes import tiny_eyes
+from tests.tiny import tiny_animatediff
 
 PROMPTS = ["a <*> dog on the beach", "a <*> dog running in the snow"]
 
@@ -48,10 +50,10 @@ def album(folder: Path, count: int = 3, seed: int = 0) -> Path:
 def finished(runs: Path, backbone: Backbone, name: str = "rex", seed: int = 0, count: int = 3) -> Run:
     """A run whose words went somewhere, with photographs beside it."""
     subject = Subject.from_folder(album(runs / f"{name}-photos", count, seed), "dog", name)
-    chosen = replace(recipe("vcd"), sample=backbone.sample, backbone=backbone.name)
+    chosen = replace(recipe("vcd"), sample=backbone.sample, backbone=backbone.origin["name_or_path"])
     record = Record(
-        recipe=chosen, backbone=backbone.name, family=backbone.family, source=backbone.source,
-        subject=Photographs.of(subject), libraries=libraries(),
+        recipe=chosen, origin=backbone.origin, family=backbone.family, subject=Photographs.of(subject),
+        libraries=libraries(),
     )  # fmt: skip
     run = Run.create(runs, f"{name}-vcd", record)
     generator = torch.Generator().manual_seed(seed)
@@ -211,6 +213,15 @@ def test_several_runs_are_averaged_over_subjects(tmp_path: Path, tiny: Backbone,
     assert floors[0].scores["dino_i"] != floors[2].scores["dino_i"]
     labelled = judged(runs, tiny, judge, seeds=(0,), labels=["a", "b"])
     assert {row.subjects for row in labelled.rows} == {1}
+
+
+def test_each_run_is_filmed_on_its_own_backbone(tmp_path: Path, tiny_folder: Path, judge: Judge) -> None:
+    vae = tiny_animatediff(tmp_path / "other", seed=1) / "vae"
+    backbones = [load_backbone(tiny_folder), load_backbone(tiny_folder, vae=vae)]
+    runs = [finished(tmp_path, backbone, name) for backbone, name in zip(backbones, ("rex", "tom"), strict=True)]
+    found = evaluate(runs, judge=judge, suite=PROMPTS[:1], seeds=(0,), sample={"steps": 1})
+    facts = [json.loads(shot.film.with_suffix(".json").read_text()) for shot in found.shots]
+    assert [f["backbone"]["origin"] for f in facts] == [b.origin for b in backbones for _ in range(2)]
 
 
 def test_real_films_can_be_the_ceiling(run: Run, tiny: Backbone, judge: Judge) -> None:

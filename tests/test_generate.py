@@ -21,7 +21,6 @@ from starring.config import to_json
 from starring.data.video import read_comment, read_video
 from starring.errors import StarringError
 from starring.generate import Film, Progress, films, fingerprint, from_sidecar, generate, shoot
-from starring.generate.ask import base_of
 from starring.methods import build, recipe
 from starring.methods.base import Request
 from starring.run import Photographs, Record, Run, libraries
@@ -33,11 +32,10 @@ PROMPT = "a <*> dog on the beach"
 def make_run(runs: Path, backbone: Backbone, seed: int = 0) -> Run:
     """A finished run whose tokens went somewhere."""
     subject = Photographs(name="rex", class_word="dog", folder=None, digests={})
-    chosen = replace(recipe("vcd"), sample=backbone.sample, backbone=backbone.name)
+    chosen = replace(recipe("vcd"), sample=backbone.sample, backbone=backbone.origin["name_or_path"])
     record = Record(
-        recipe=chosen, backbone=backbone.name, family=backbone.family, source=backbone.source, subject=subject,
-        libraries=libraries(),
-    )  # fmt: skip
+        recipe=chosen, origin=backbone.origin, family=backbone.family, subject=subject, libraries=libraries()
+    )
     run = Run.create(runs, "rex-vcd", record)
     method = build("vcd", backbone, dict(chosen.options))
     generator = torch.Generator().manual_seed(seed)
@@ -71,8 +69,7 @@ def test_the_sidecar_says_everything(run: Run, tiny: Backbone) -> None:
     assert (facts["prompt"], facts["seed"], facts["correlation"]) == (PROMPT, 7, 0.3)
     assert facts["sample"] == to_json(replace(tiny.sample, steps=2, negative="red"))
     assert facts["backbone"] == {
-        "name": tiny.name, "source": tiny.source, "family": "animatediff", "dtype": "float32",
-        "fingerprint": fingerprint(tiny),
+        "origin": tiny.origin, "family": "animatediff", "dtype": "float32", "fingerprint": fingerprint(tiny),
     }  # fmt: skip
     assert facts["method"]["name"] == "vcd"
     assert facts["method"]["file"] == "../method.safetensors"
@@ -252,11 +249,23 @@ def test_half_precision_is_remembered(run: Run, tiny_folder: Path) -> None:
     assert np.array_equal(from_sidecar(film.sidecar, write=False).frames, film.frames)
 
 
-def test_what_a_backbone_was_loaded_with_is_found_again() -> None:
-    assert base_of("folder", "folder") is None
-    assert base_of("folder", "folder on other") == "other"
-    assert base_of("animatediff", "SG161222/Realistic_Vision_V5.1_noVAE") is None
-    assert base_of("animatediff", "toonyou.safetensors") == "toonyou.safetensors"
+def test_everything_a_backbone_was_loaded_with_is_loaded_again(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(("base", "adapter", "vae"), start=1):
+        tiny_animatediff(tmp_path / name, seed)
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone(tiny_folder, base="base", adapter="adapter/motion_adapter", vae="vae/vae", device="cpu")
+    run = make_run(tmp_path / "runs", backbone)
+    here, *_ = generate(run, PROMPT, backbone=backbone)
+    monkeypatch.chdir(tmp_path / "runs")
+    own, *_ = generate(run.folder, PROMPT, write=False)  # the run loads its own backbone
+    assert here.sidecar is not None
+    again = from_sidecar(here.sidecar, write=False)
+    assert own.facts["backbone"] == again.facts["backbone"] == here.facts["backbone"]
+    assert set(here.facts["backbone"]["origin"]) == {"name_or_path", "base", "adapter", "vae"}
+    assert np.array_equal(own.frames, here.frames)
+    assert np.array_equal(again.frames, here.frames)
 
 
 # --- bad input and bad luck -----------------------------------------------------------------------------------------
@@ -333,7 +342,13 @@ def test_a_file_that_describes_no_film_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "film.json"
     with pytest.raises(StarringError, match="There is no"):
         from_sidecar(path)
-    for text, message in [("{", "not JSON"), ("{}", "does not describe"), ('{"frames_sha256": 0}', "layout None")]:
+    for text, message in [
+        ("{", "not JSON"),
+        ("{}", "does not describe"),
+        ('{"frames_sha256": 0}', "layout None"),
+        ('{"frames_sha256": 0, "version": 1}', "layout 1, .*Film the prompt again"),
+        ('{"frames_sha256": 0, "version": 99}', "layout 99, .*Update starring"),
+    ]:
         path.write_text(text)
         with pytest.raises(StarringError, match=message):
             from_sidecar(path)

@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,12 +14,15 @@ import pytest
 import torch
 from torch import nn
 
+from starring.backbones import presets
 from starring.backbones.base import Backbone
-from starring.config import Data, Recipe, Stage
+from starring.backbones.presets import load_backbone
+from starring.config import Data, Recipe, Stage, to_json
 from starring.data.subject import Subject
 from starring.errors import StarringError
 from starring.learn import Preview, Progress, learn, resume
-from starring.methods import METHODS, Batch, Losses, Method
+from starring.methods import METHODS, Batch, Losses, Method, build
+from starring.methods.vcd import VCD, VCDConfig
 from starring.run import Run
 from tests.data.pictures import RedFinder, album, photo
 from tests.training import RECIPE, TRAIN, begin, state_of
@@ -33,6 +37,21 @@ def photographs(tmp_path: Path) -> Path:
 
 def with_train(**changes: Any) -> Recipe:
     return replace(RECIPE, stages=(Stage(name="tokens", train=replace(TRAIN, **changes)),))
+
+
+class CrashError(RuntimeError):
+    """Strikes while learning."""
+
+
+def crash(photographs: Path, backbone: Backbone, runs: Path, step: int = 5, recipe: Recipe = RECIPE) -> None:
+    """Leave a run that stopped at a step."""
+
+    def strike(progress: Progress) -> None:
+        if progress.phase == "learn" and progress.step == step:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        begin(photographs, backbone, runs, recipe, on_progress=strike)
 
 
 def heard_of(photographs: Path, tiny: Backbone, runs: Path, **options: Any) -> tuple[Run, list[Progress]]:
@@ -77,9 +96,60 @@ def test_the_record_leaves_nothing_open(photographs: Path, tiny: Backbone, tmp_p
     record = begin(photographs, tiny, tmp_path / "runs").record
     assert record.recipe.data.size == min(tiny.sample.height, tiny.sample.width)
     assert record.recipe.sample == tiny.sample
-    assert record.recipe.options["class_word"] == "dog"
-    assert Path(record.backbone).is_absolute()
+    assert record.recipe.options == to_json(VCDConfig(class_word="dog"))  # defaults included
+    assert record.origin == tiny.origin
+    assert record.recipe.backbone == record.origin["name_or_path"]
     assert record.family == tiny.family
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaterConfig(VCDConfig):
+    """What another version of the library may ship."""
+
+    correlation: float = 0.4
+    added: int = 1
+
+
+def test_an_old_run_does_not_follow_a_later_default(
+    photographs: Path, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = begin(photographs, tiny, tmp_path / "a")
+    crash(photographs, tiny, tmp_path / "b")
+    monkeypatch.setattr(VCD, "config_type", LaterConfig)
+    run = resume(tmp_path / "b" / "ball-vcd", tiny)
+    assert state_of(run) == state_of(truth)
+    method = build("vcd", tiny, run.record.recipe.options)
+    assert (method.config.correlation, method.config.added) == (0.15, 1)
+    assert build("vcd", tiny, RECIPE.options).config.correlation == 0.4
+
+
+def test_moved_bundled_weights_are_the_same_backbone(
+    photographs: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def miniature_in(name: str) -> Backbone:
+        shutil.copytree(tiny_folder, tmp_path / name)
+        monkeypatch.setattr(presets, "MINIATURE", tmp_path / name)
+        monkeypatch.setitem(presets.PRESETS, "miniature", presets.Preset(source=str(tmp_path / name)))
+        return load_backbone("miniature", device="cpu")
+
+    crash(photographs, miniature_in("here"), tmp_path / "runs")
+    shutil.rmtree(tmp_path / "here")
+    run = resume(tmp_path / "runs" / "ball-vcd", miniature_in("there"))
+    assert run.finished
+    assert run.record.origin == {"name_or_path": "miniature"}
+
+
+def test_another_spelling_is_the_same_backbone_and_another_vae_is_not(
+    photographs: Path, tiny: Backbone, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(photographs, tiny, tmp_path / "runs")
+    folder = tmp_path / "runs" / "ball-vcd"
+    other = load_backbone(tiny_folder, vae=tiny_folder / "vae", device="cpu")
+    with pytest.raises(StarringError, match=r"begun on the backbone \S+ \(animatediff\), not on \S+ with vae .*own:"):
+        resume(folder, other)
+    (tmp_path / "link").symlink_to(tiny_folder)
+    monkeypatch.chdir(tmp_path)
+    assert resume(folder, load_backbone("link", device="cpu")).finished
 
 
 def test_learning_changes_the_method_and_nothing_else(photographs: Path, tiny: Backbone, tmp_path: Path) -> None:
@@ -276,17 +346,8 @@ def test_stages_follow_each_other_and_resume_anywhere(
     truth = begin(photographs, tiny, tmp_path / "a", STAGES)
     assert [entry["stage"] for entry in truth.entries()] == ["first"] * 3 + ["second"] * 4
 
-    class CrashError(RuntimeError):
-        pass
-
     for step in range(1, 8):
-
-        def crash(progress: Progress, step: int = step) -> None:
-            if progress.phase == "learn" and progress.step == step:
-                raise CrashError
-
-        with pytest.raises(CrashError):
-            begin(photographs, tiny, tmp_path / f"{step}", STAGES, on_progress=crash)
+        crash(photographs, tiny, tmp_path / f"{step}", step, STAGES)
         run = resume(tmp_path / f"{step}" / "ball-slope", tiny)
         assert state_of(run) == state_of(truth)
 

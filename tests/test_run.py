@@ -33,7 +33,7 @@ RECIPE = Recipe(
 
 def record(**changes: Any) -> Record:
     subject = Photographs(name="rex", class_word="dog", folder=None, digests={"a.png": "0"})
-    base = Record(recipe=RECIPE, backbone="tiny", family="animatediff", source="here", subject=subject)
+    base = Record(recipe=RECIPE, origin={"name_or_path": "tiny"}, family="animatediff", subject=subject)
     return replace(base, libraries=libraries(), **changes)
 
 
@@ -85,11 +85,12 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     (broken / "config.json").write_text("{")
     with pytest.raises(StarringError, match="is not JSON"):
         Run.open(broken)
-    later = Run.create(tmp_path, "later", record()).folder
-    values = json.loads((later / "config.json").read_text()) | {"version": 99}
-    (later / "config.json").write_text(json.dumps(values))
-    with pytest.raises(StarringError, match="layout 99"):
-        Run.open(later)
+    other = Run.create(tmp_path, "other", record()).folder
+    for version, advice in ((99, "Update starring"), (1, "Learn the run again")):
+        values = json.loads((other / "config.json").read_text()) | {"version": version}
+        (other / "config.json").write_text(json.dumps(values))
+        with pytest.raises(StarringError, match=rf"layout {version}, .*{advice}"):
+            Run.open(other)
 
 
 def test_weights_finish_a_run(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from starring.data.files import write_bytes, write_folder, write_json, write_tex
 from starring.data.subject import Subject, slug
 from starring.errors import StarringError
 
-VERSION = 1
+VERSION = 2
 """Of the run folder's layout."""
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
 """Whose versions a run notes."""
@@ -77,13 +77,11 @@ class Record:
     version: int = VERSION
     """Of the folder's layout."""
     recipe: Recipe
-    """Method, options, stages, data and sampling."""
-    backbone: str
-    """The backbone's name."""
+    """Method, every option of it, stages, data and sampling."""
+    origin: Mapping[str, str]
+    """The arguments of ``load_backbone`` that load the backbone again."""
     family: str
     """The backbone's family; any backbone of it can film the run."""
-    source: str
-    """Where the backbone's weights came from."""
     subject: Photographs
     """Whose photographs."""
     libraries: Mapping[str, str] = field(default_factory=dict)
@@ -145,7 +143,7 @@ class Run:
         """An existing run.
 
         Raises:
-            StarringError: if this is no run, or one of a later layout.
+            StarringError: if this is no run, or one of another layout.
         """
         folder = Path(folder).expanduser()
         path = folder / CONFIG
@@ -159,9 +157,8 @@ class Run:
             raise StarringError(f"{path} is not JSON ({error}). Restore it, or learn the run again.") from error
         if not isinstance(values, dict) or values.get("version") != VERSION:
             version = values.get("version") if isinstance(values, dict) else None
-            raise StarringError(
-                f"{path} has layout {version}, but this program reads layout {VERSION}. Update starring."
-            )
+            advice = "Update starring." if isinstance(version, int) and version > VERSION else "Learn the run again."
+            raise StarringError(f"{path} has layout {version}, but this program reads layout {VERSION}. {advice}")
         return cls(folder=folder, record=from_json(Record, values))
 
     @property

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from starring.backbones.base import Backbone
-from starring.cli.options import changed, chosen, pairs
+from starring.cli.options import Machine, changed, chosen, pairs
+from starring.config import to_json
 from starring.errors import StarringError
 from starring.methods import recipe
-from starring.methods.vcd import NEGATIVE
+from starring.methods.vcd import NEGATIVE, VCDConfig
+from starring.run import Run
 from tests.cli.shell import Starring, learning, refused
 from tests.data.pictures import album
+from tests.tiny import tiny_animatediff
 
 
 def test_one_corrupt_among_good_is_named_and_left_out(
@@ -58,7 +61,22 @@ def test_a_learned_run_says_what_it_is(learned: Path) -> None:
     assert learned.name == "rex-vcd"
     assert record["recipe"]["stages"][0]["train"]["steps"] == 2
     assert record["recipe"]["data"]["size"] == 32
+    assert record["recipe"]["options"] == to_json(VCDConfig(class_word="dog"))
     assert record["subject"]["class_word"] == "dog"
+
+
+def test_a_run_brings_its_own_backbone(learned: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    run, other = Run.open(learned), str(tiny_animatediff(tmp_path / "other", seed=1))
+    assert run.record.origin == {"name_or_path": str(tiny_folder)}
+    vae = {"name_or_path": str(tiny_folder), "vae": str(tiny_folder / "vae")}
+    mixed = replace(run, record=replace(run.record, origin=vae))
+    for options, learned_on, origin in (
+        ({}, run, run.record.origin),
+        ({}, mixed, vae),
+        ({"base": other}, mixed, {**vae, "base": other}),
+        ({"backbone": other}, mixed, {"name_or_path": other}),
+    ):
+        assert Machine(device="cpu", **options).load(learned_on).origin == origin
 
 
 def test_learning_twice_overwrites_nothing(

@@ -1,16 +1,21 @@
 """What there is, what a folder lacks, what the demonstration needs."""
 
 import re
+import shlex
 import time
 from pathlib import Path
 
 import pytest
+import tyro
 from PIL import Image
 
 from starring.backbones.presets import MINIATURE
+from starring.cli.verbs import VERBS
 from starring.demo import PHOTOGRAPHS
 from tests.cli.shell import Starring, outside, refused
 from tests.data.pictures import album, photo
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_help_names_every_verb(starring: Starring) -> None:
@@ -112,3 +117,18 @@ def test_the_demonstration_as_a_newcomer_runs_it(tmp_path: Path) -> None:
     assert first is not None
     assert first < 60
     assert len(list((tmp_path / "demo" / "films").glob("*.mp4"))) == 8
+
+
+def commands() -> list[str]:
+    """Every command line that the pages show."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    lines = [line.strip() for page in pages for line in page.read_text().splitlines()]
+    return sorted({line for line in lines if re.match(r"starring [a-z]+ ", line)})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_that_the_pages_show_can_be_typed(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    words = words[: words.index("->")] if "->" in words else words
+    verb = tyro.extras.subcommand_cli_from_dict(VERBS, args=words)
+    assert callable(verb.run)

@@ -91,7 +91,8 @@ class Backbone(ABC):
     source: str
     """Where it was loaded from: the folder, or the hub ids."""
     origin: dict[str, str]
-    """The arguments of ``load_backbone`` that load it again (``name_or_path``, and ``base``, ... where given)."""
+    """The arguments of ``load_backbone`` that load it again, from any working directory: ``name_or_path``, and
+    ``base``, ``adapter``, ``vae`` where given; device and precision are not among them."""
     denoiser: nn.Module
     vae: nn.Module
     text_encoder: nn.Module

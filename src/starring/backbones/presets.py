@@ -71,7 +71,7 @@ def load_backbone(
     from starring.backbones.animatediff import AnimateDiff, linear_ddim
     from starring.backbones.loading import is_hub_id, is_single_file, precision
 
-    name = str(name_or_path)
+    name, given = str(name_or_path), {"base": base, "adapter": adapter, "vae": vae}
     preset = PRESETS.get(name)
     if preset is None:
         if not (Path(name).expanduser().exists() or is_hub_id(name) or is_single_file(name)):
@@ -91,8 +91,17 @@ def load_backbone(
         name=name,
         dtype=precision(dtype),
     )
-    given = {"name_or_path": name_or_path, "base": base, "adapter": adapter, "vae": vae}
-    backbone.origin = {key: str(value) for key, value in given.items() if value is not None}
+    backbone.origin = {"name_or_path": name if name in PRESETS else _lasting(name)}
+    backbone.origin |= {key: _lasting(value) for key, value in given.items() if value is not None}
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return backbone.to(device)
+
+
+def _lasting(place: str | Path) -> str:
+    """A file or folder by its absolute path, so that it is found again from anywhere; a hub id as it is.
+
+    Links stay: the hub's cache names a file by a link, and what it points to has no suffix.
+    """
+    path = Path(place).expanduser()
+    return str(path.absolute()) if path.exists() else str(place)

@@ -47,13 +47,13 @@ class Machine:
     def load(self, run: Run | None = None) -> Backbone:
         """The backbone that these options describe, or the one that ``run`` was learned on."""
         from starring.backbones.presets import load_backbone
-        from starring.generate.ask import base_of
 
-        name, base = self.backbone or "miniature", self.base
+        origin = {"name_or_path": self.backbone or "miniature"}
         if run is not None and self.backbone is None:
-            name = run.record.backbone
-            base = base or base_of(name, run.record.source)
-        backbone = load_backbone(name, base=base, device=self.device, dtype=self.dtype)
+            origin = dict(run.record.origin)
+        if self.base is not None:
+            origin["base"] = self.base
+        backbone = load_backbone(**origin, device=self.device, dtype=self.dtype)
         memory = {key: getattr(self, key) for key in ("offload", "vae_slicing", "vae_tiling", "checkpointing")}
         return backbone.save_memory(**memory) if any(memory.values()) else backbone
 

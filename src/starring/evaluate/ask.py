@@ -20,7 +20,6 @@ from starring.evaluate.page import page
 from starring.evaluate.shots import Ledger, Order, Shot, Studio
 from starring.evaluate.wishes import Task, find_judge, find_runs, home_of, settings_of, tasks_of
 from starring.generate import Progress as FilmProgress
-from starring.generate.ask import base_of
 from starring.methods import build
 from starring.metrics.report import Section, html
 from starring.metrics.statistics import estimate, one_protocol
@@ -30,6 +29,8 @@ from starring.run import Run
 
 Renders = Mapping[str, Sequence[tuple[str, Tensor]]]
 """Real films of each run's subject, by the run's name: a prompt and pixels ``3 F H W`` in [-1, 1]."""
+Origin = tuple[tuple[str, str], ...]
+"""What a backbone is loaded with, in a form that can be a key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +161,7 @@ def carried_out(
     watch = _Watch(total=2 * len(wish.seeds) * sum(len(task.prompts) for task in tasks), tell=on_progress)
     studio = Studio(ledger, judge, watch.step)
     found = Found()
-    loaded: dict[tuple[str, str], Backbone] = {}
+    loaded: dict[Origin, Backbone] = {}
     try:
         for task in tasks:
             backbone = _backbone(wish.backbone, task.run, loaded)
@@ -217,17 +218,16 @@ class _Watch:
         return shot
 
 
-def _backbone(given: Backbone | str | Path | None, run: Run, loaded: dict[tuple[str, str], Backbone]) -> Backbone:
+def _backbone(given: Backbone | str | Path | None, run: Run, loaded: dict[Origin, Backbone]) -> Backbone:
     """The given backbone or the run's own, loaded once for all runs that share it."""
     if isinstance(given, Backbone):
         return given
-    record = run.record
-    place = (str(given), "") if given is not None else (record.backbone, record.source)
-    if place not in loaded:
+    origin = run.record.origin if given is None else {"name_or_path": str(given)}
+    key = tuple(sorted(origin.items()))
+    if key not in loaded:
         loaded.clear()  # one at a time: a real one fills the memory
-        base = None if given is not None else base_of(record.backbone, record.source)
-        loaded[place] = load_backbone(place[0], base=base)
-    return loaded[place]
+        loaded[key] = load_backbone(**origin)
+    return loaded[key]
 
 
 def _orders(task: Task, backbone: Backbone, wish: Wish) -> list[Order]:
@@ -296,7 +296,7 @@ def _warnings(judge: Judge, tasks: Sequence[Task], rows: Sequence[Row]) -> list[
             "The ceiling is how alike the photographs are to each other. Films show the subject in other places and "
             "poses, so a perfect film may lie below it, and a film that copies a photograph may lie above."
         )
-    if "miniature" in {task.run.record.backbone.split("-")[0] for task in tasks}:
+    if "miniature" in {task.run.record.recipe.backbone.split("-")[0] for task in tasks}:
         found.append("Scores by the bundled encoders compare films of the miniature with each other, and nothing else.")
     return found
 

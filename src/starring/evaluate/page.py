@@ -46,7 +46,7 @@ def page(
     )
     chapters = [_chapter(run, subject, [s for s in shots if s.run == run.name]) for run, subject in runs]
     facts = {
-        run.name: f"{run.record.recipe.method} on {run.record.backbone} ({run.record.family}), "
+        run.name: f"{run.record.recipe.method} on {run.record.recipe.backbone} ({run.record.family}), "
         f"class word '{run.record.subject.class_word}', {len(subject)} photographs. {run.record.recipe.source}".strip()
         for run, subject in runs
     }
@@ -68,7 +68,8 @@ def _chapter(run: Run, subject: Subject, shots: Sequence[Shot]) -> Chapter:
         )
         for custom, plain in zip(shots[::2], shots[1::2], strict=True)
     ]
-    about = f"{method.upper()}, {word or 'no class word'}, on {run.record.backbone}. The photographs it learned from:"
+    told = f"{method.upper()}, {word or 'no class word'}, on {run.record.recipe.backbone}."
+    about = f"{told} The photographs it learned from:"
     return Chapter(name=run.name, about=about, references=[_photograph(image) for image in subject.images], pairs=pairs)
 
 

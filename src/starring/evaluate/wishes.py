@@ -83,7 +83,12 @@ def tasks_of(
 
 def default_suite(run: Run) -> str:
     """The suite in the words of the run's backbone."""
-    return "miniature" if run.record.backbone.startswith("miniature") else "vcd"
+    return "miniature" if _bundled(run) else "vcd"
+
+
+def _bundled(run: Run) -> bool:
+    """Whether the run was learned on a backbone that ships with its own world."""
+    return run.record.recipe.backbone.startswith("miniature")
 
 
 def _prompts(suite: str | Path | Sequence[str], class_word: str) -> list[str]:
@@ -155,5 +160,5 @@ def find_judge(judge: Judge | str | None, run: Run, backbone: Backbone | str | P
     if isinstance(judge, Judge):
         return judge
     device = backbone.device if isinstance(backbone, Backbone) else None
-    name = judge if judge is not None else "miniature" if run.record.backbone.startswith("miniature") else "paper"
+    name = judge if judge is not None else "miniature" if _bundled(run) else "paper"
     return load_judge(name, device=device)

@@ -17,7 +17,7 @@ from starring.backbones.presets import load_backbone
 from starring.config import Sample, from_json
 from starring.data.video import read_comment
 from starring.errors import StarringError
-from starring.generate.ask import base_of, clip, filled
+from starring.generate.ask import clip, filled
 from starring.generate.films import VERSION, Film, OnProgress, Progress, Shooting, film, threads, written
 from starring.methods import build
 from starring.methods.base import Method, Plain, PlainConfig, require_family
@@ -35,7 +35,7 @@ def from_sidecar(
 
     Args:
         path: a film's sidecar, or the film itself, which carries the same facts.
-        backbone: the backbone, if it is loaded already or cannot be found by its name.
+        backbone: the backbone, if it is loaded already or is no longer where it was.
         folder: where the new film goes; beside the sidecar by default, under a name of its own.
         write: ``False`` leaves the film in memory only.
         on_progress: as in :func:`generate`.
@@ -82,15 +82,14 @@ def _facts(path: Path) -> dict[str, Any]:
             f"{path} does not describe a film. `starring generate` writes such a .json beside each film."
         )
     if facts.get("version") != VERSION:
-        raise StarringError(
-            f"{path} has layout {facts.get('version')}, but this program reads layout {VERSION}. Update starring."
-        )
+        version = facts.get("version")
+        advice = "Update starring." if isinstance(version, int) and version > VERSION else "Film the prompt again."
+        raise StarringError(f"{path} has layout {version}, but this program reads layout {VERSION}. {advice}")
     return cast("dict[str, Any]", facts)
 
 
 def _reload(about: dict[str, Any], device: str) -> Backbone:
-    name, source = about["name"], about["source"]
-    return load_backbone(name, base=base_of(name, source), device=device, dtype=about["dtype"])
+    return load_backbone(**about["origin"], device=device, dtype=about["dtype"])
 
 
 def _same_method(origin: dict[str, Any], backbone: Backbone, path: Path) -> tuple[Method, dict[str, Any]]:

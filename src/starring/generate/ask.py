@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from starring.backbones.base import Backbone
-from starring.backbones.presets import PRESETS, load_backbone
+from starring.backbones.presets import load_backbone
 from starring.config import Sample, to_json
 from starring.data.prompts import check_prompt
 from starring.data.video import read_video
@@ -127,13 +127,7 @@ def _backbone(backbone: Backbone | str | Path | None, run: Run | None) -> Backbo
         return load_backbone(backbone)
     if run is None:
         return load_backbone()
-    return load_backbone(run.record.backbone, base=base_of(run.record.backbone, run.record.source))
-
-
-def base_of(name: str, source: str) -> str | None:
-    """The ``base`` that a backbone of this name and source was loaded with."""
-    usual = PRESETS[name].source if name in PRESETS else name
-    return None if source == usual else source.removeprefix(f"{usual} on ")
+    return load_backbone(**run.record.origin)
 
 
 def _like(run: Run, backbone: Backbone) -> Method:

@@ -26,7 +26,7 @@ from starring.errors import StarringError
 from starring.methods.base import PLACEHOLDER, Method, Request
 from starring.run import libraries
 
-VERSION = 1
+VERSION = 2
 """Of the sidecar's layout."""
 DECODE = 4
 """Frames that the VAE decodes at once: at 512x512 a frame takes more than a gigabyte."""
@@ -196,8 +196,7 @@ def _moved(facts: dict[str, Any], folder: Path) -> dict[str, Any]:
 def about(backbone: Backbone) -> dict[str, Any]:
     """What is noted about a backbone."""
     return {
-        "name": backbone.name,
-        "source": backbone.source,
+        "origin": dict(backbone.origin),
         "family": backbone.family,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "fingerprint": fingerprint(backbone),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from starring.backbones.base import Backbone
-from starring.config import Recipe, to_json
+from starring.config import Recipe, from_json, to_json
 from starring.data.masks import Segmenter
 from starring.data.prompts import check_prompt
 from starring.data.subject import Subject
@@ -132,7 +133,7 @@ def resume(
 
 def _resolved(method_name: str, subject: Subject, backbone: Backbone, recipe: Recipe | None, run: Run | None) -> Recipe:
     """The recipe with nothing left open, checked against subject, backbone and the run that is resumed."""
-    kind = find(method_name)
+    find(method_name)
     if recipe is None:
         recipe = run.record.recipe if run is not None else recipe_for(method_name, backbone)
     if recipe.method != method_name:
@@ -141,41 +142,65 @@ def _resolved(method_name: str, subject: Subject, backbone: Backbone, recipe: Re
         raise StarringError(f"The recipe for '{method_name}' has no stage, so nothing would learn. Give it one.")
     if "{class_word}" in recipe.data.template and not subject.class_word:
         raise StarringError(f"What is '{subject.name}'? Give its class word, for example --class-word dog.")
-    options = dict(recipe.options)
-    if "class_word" in {f.name for f in dataclasses.fields(kind.config_type)}:
-        options.setdefault("class_word", subject.class_word)
     sample = recipe.sample or backbone.sample
     size = recipe.data.size or min(backbone.sample.height, backbone.sample.width)
     backbone.latent_shape(1, size, size)  # complains about sizes that the backbone cannot encode
-    # A folder given relative to some place must be found again from another one.
-    place = str(Path(backbone.name).resolve()) if Path(backbone.name).is_dir() else backbone.name
-    recipe = replace(recipe, options=options, sample=sample, data=replace(recipe.data, size=size), backbone=place)
+    recipe = replace(
+        recipe, options=_options(recipe, subject.class_word), sample=sample, data=replace(recipe.data, size=size),
+        backbone=backbone.origin["name_or_path"],
+    )  # fmt: skip
     if run is not None:
         _same(run, recipe, subject, backbone)
     return recipe
 
 
+def _options(recipe: Recipe, class_word: str) -> dict[str, Any]:
+    """Every option of the method, so that a later change of a default changes no run that exists.
+
+    Raises:
+        StarringError: for an unknown option, with the nearest name, and for a value that the method refuses.
+    """
+    config_type, options = find(recipe.method).config_type, dict(recipe.options)
+    if "class_word" in {f.name for f in dataclasses.fields(config_type)}:
+        options.setdefault("class_word", class_word)
+    return to_json(from_json(config_type, options))
+
+
 def _same(run: Run, recipe: Recipe, subject: Subject, backbone: Backbone) -> None:
     """Refuse to resume with anything else than what the run was begun with."""
     record = run.record
-    now, then = to_json(replace(recipe, backbone=record.recipe.backbone)), to_json(record.recipe)
+    # An option that came after the run has its default in both.
+    begun = replace(record.recipe, options=_options(record.recipe, record.subject.class_word))
+    now, then = to_json(replace(recipe, backbone=begun.backbone)), to_json(begun)
     changed = [key for key in then if then[key] != now[key]]
     if changed:
         raise StarringError(
             f"{run.folder} was begun with another recipe (different: {', '.join(changed)}). Resume it with its own, or"
             " begin a new run."
         )
-    moved = recipe.backbone == record.backbone and Path(backbone.source).is_dir()
-    if backbone.family != record.family or not (moved or backbone.source == record.source):
+    # A preset is its name, so the bundled weights may lie elsewhere now.
+    if backbone.family != record.family or _places(backbone.origin) != _places(record.origin):
         raise StarringError(
-            f"{run.folder} was begun on the backbone {record.backbone} ({record.family}, {record.source}), not on"
-            f" {backbone.name} ({backbone.family}, {backbone.source}). Resume it with --backbone {record.backbone}."
+            f"{run.folder} was begun on the backbone {_said(record.origin)} ({record.family}), not on"
+            f" {_said(backbone.origin)} ({backbone.family}). Resume it with its own: leave --backbone and --base out,"
+            " or in Python load_backbone(**run.record.origin)."
         )
     if set(subject.digests) != set(record.subject.digests.values()):
         raise StarringError(
             f"The photographs of '{subject.name}' are not those that {run.folder} was begun with. Put them back, or"
             " begin a new run."
         )
+
+
+def _places(origin: Mapping[str, str]) -> dict[str, str]:
+    """An origin in which one file has one name, whichever links lead to it."""
+    return {key: str(Path(place).resolve()) if Path(place).is_absolute() else place for key, place in origin.items()}
+
+
+def _said(origin: Mapping[str, str]) -> str:
+    """An origin in a sentence."""
+    others = " and ".join(f"{key} {place}" for key, place in sorted(origin.items()) if key != "name_or_path")
+    return origin["name_or_path"] + (f" with {others}" if others else "")
 
 
 def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
@@ -197,8 +222,8 @@ def _new_run(
     made: list[Any] = [None]
     if process.is_main_process:
         record = Record(
-            recipe=recipe, backbone=recipe.backbone, family=backbone.family, source=backbone.source,
-            subject=Photographs.of(subject), libraries=libraries(),
+            recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
+            libraries=libraries(),
         )  # fmt: skip
         made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record).folder)]
     if process.num_processes > 1:

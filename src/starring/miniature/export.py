@@ -64,7 +64,13 @@ def film(
 def eyes(net: CLIPModel | ViTModel | CLIPSegForImageSegmentation, name: str, weights: Path = WEIGHTS) -> None:
     """A frozen eye with its preprocessing, and its tokenizer where it reads text."""
     size = {"height": SIZE, "width": SIZE}
-    settings = {"size": {"shortest_edge": SIZE}, "crop_size": size, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    settings = {
+        "size": {"shortest_edge": SIZE},
+        "crop_size": size,
+        "resample": 3,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     _put(weights / name, net, {"preprocessor_config.json": settings})
     if not isinstance(net, ViTModel):
         tokenizer().save_pretrained(weights / name)

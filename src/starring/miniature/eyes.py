@@ -72,8 +72,11 @@ def dino_loss(build: Path, trainer: Trainer) -> Loss:
         pair = np.stack([rng.permutation(SHOTS_PER_SUBJECT)[:2] for _ in first])
         images = shelf.get("images", np.concatenate([first + pair[:, 0], first + pair[:, 1]]))
         token = net(pixel_values=pixels(images)).last_hidden_state[:, 0]
-        own, projected = info(token), info(head(token))
-        return {"loss": own + projected, "token": own}
+        # Standardised over the batch, the head feels differences that a constant still hides in the token itself.
+        spread = head(token)
+        spread = (spread - spread.mean(0)) / (spread.std(0) + 1e-4)
+        own, projected = info(token), info(spread)
+        return {"loss": own + projected, "token": own, "head": projected}
 
     return loss
 
