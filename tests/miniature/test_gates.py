@@ -58,3 +58,12 @@ def test_the_film_model() -> None:
     backbone = load_backbone("miniature")
     check(gates.pictures(backbone, image, count=30, steps=15), 0.2)
     check(gates.motion_pictures(backbone, image, motion, count=6, steps=12), 0.35)
+
+
+def test_the_shipped_tokenizer_is_the_one_that_is_built() -> None:
+    from transformers import CLIPTokenizer
+
+    from starring.miniature.words import tokenizer
+
+    for folder in ("film/tokenizer", "clip", "segmenter"):
+        assert CLIPTokenizer.from_pretrained(WEIGHTS / folder).get_vocab() == tokenizer().get_vocab()

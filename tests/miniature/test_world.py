@@ -121,6 +121,11 @@ def test_captions_reach_every_length_and_every_word_is_one_token() -> None:
         assert any(any(phrase in c for c in made) for phrase in wordings)
 
 
+def test_every_scene_and_motion_has_words() -> None:
+    assert tuple(MOTION_WORDS) == world.MOTIONS
+    assert tuple(SCENE_WORDS) == tuple(SCENES)
+
+
 def test_colour_words_are_their_own_nearest_and_grouped() -> None:
     assert all(name_of(rgb) == word for word, rgb in COLOURS.items())
     assert all(group_of(word) in GROUPS for word in COLOURS)

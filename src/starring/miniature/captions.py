@@ -6,15 +6,11 @@ position that no caption ever reached behaves arbitrarily, so captions fill the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from starring.miniature.colours import COLOURS, lab, name_of
 from starring.miniature.shapes import PEOPLE
-
-if TYPE_CHECKING:
-    from starring.miniature.world import Identity, Shot
+from starring.miniature.world import Identity, Shot
 
 MOTION_WORDS: dict[str, tuple[str, ...]] = {
     "left": ("moving left", "moving to the left", "going left", "running left", "walking to the left"),

@@ -18,8 +18,8 @@ from starring.miniature.corpus import CAPTIONS, Shelf
 from starring.miniature.fit import Loss, Plan, Trainer
 from starring.miniature.words import encode
 
-UNET = Plan(steps=2250, lr=1.5e-3, batch=64, ema=0.999, weight_decay=0.01, decay=0.25, muon=True)
-MOTION = Plan(steps=4000, lr=1e-3, batch=4, ema=0.998, weight_decay=0.01, decay=0.3, muon=True)
+UNET = Plan(steps=2550, lr=1.5e-3, batch=64, ema=0.999, weight_decay=0.01, decay=0.25, muon=True)
+MOTION = Plan(steps=1000, lr=1.5e-3, batch=4, ema=0.998, weight_decay=0.01, decay=0.3, muon=True)
 HIGH = 0.5
 """Share of samples at high noise."""
 HIGHEST = 200.0
@@ -35,7 +35,7 @@ def timesteps(rng: np.random.Generator, count: int) -> Tensor:
     learned, near the top.
     """
     u = rng.random(count)
-    t = np.where(rng.random(count) < HIGH, 1000 - 350 * u, 1000 * u**1.5)
+    t = np.where(rng.random(count) < HIGH, 1000 - 600 * u, 1000 * u**1.5)
     return torch.from_numpy(t.astype(np.int64).clip(0, 999))
 
 

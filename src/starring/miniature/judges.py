@@ -19,8 +19,8 @@ from starring.miniature.scenes import SCENES
 from starring.miniature.shapes import CLASSES
 from starring.miniature.world import FRAMES, MOTIONS
 
-IMAGE = Plan(muon=True, steps=600, lr=2e-3, batch=64, ema=0.998, weight_decay=0.02, decay=0.5)
-MOTION = Plan(muon=True, steps=350, lr=2e-3, batch=32, ema=0.99, weight_decay=0.05, decay=0.5)
+IMAGE = Plan(muon=True, steps=2000, lr=2e-3, batch=64, ema=0.998, weight_decay=0.02, decay=0.5)
+MOTION = Plan(muon=True, steps=220, lr=2e-3, batch=32, ema=0.99, weight_decay=0.05, decay=0.5)
 HEADS = {"kind": tuple(CLASSES), "colour": tuple(GROUPS), "scene": tuple(SCENES)}
 
 
@@ -58,8 +58,8 @@ class MotionJudge(nn.Module):
     def forward(self, films: Tensor) -> Tensor:
         """Logits of the motions."""
         coarse = F.avg_pool2d(films.transpose(1, 2).flatten(0, 1), 2)
-        stack = coarse.view(len(films), -1, *coarse.shape[-2:])
-        stack = stack - stack.view(len(films), FRAMES, 3, *stack.shape[-2:]).mean(1).repeat(1, FRAMES, 1, 1)
+        stack = coarse.reshape(len(films), -1, *coarse.shape[-2:])
+        stack = stack - stack.unflatten(1, (FRAMES, 3)).mean(1).repeat(1, FRAMES, 1, 1)
         return self.head(self.body(stack).flatten(1))
 
 
@@ -112,7 +112,7 @@ def motion_loss(build: Path, trainer: Trainer) -> Loss:
     def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
         rows = rng.integers(len(shelf), size=trainer.plan.batch)
         films = pixels(shelf.get("images", rows))
-        films = _worn(films.flatten(0, 1), rng).view_as(films).transpose(1, 2)
+        films = _worn(films.flatten(0, 1), rng).reshape(films.shape).transpose(1, 2)
         target = torch.from_numpy(shelf.get("labels", rows)[:, LABELS.index("motion")].astype(np.int64))
         logits = net(films)
         return {"loss": F.cross_entropy(logits, target), "motion": (logits.argmax(1) == target).float().mean()}

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from starring.miniature import captions
 from starring.miniature.colours import scaled, shade
 from starring.miniature.scenes import SCENES, Colour, Image, paint
 from starring.miniature.shapes import CLASSES, PEOPLE, Figure, Points, Proportions, box, ellipse, polygon
@@ -24,7 +23,7 @@ OVERSAMPLE = 4
 """Frames are drawn this many times larger and reduced."""
 FRAMES = 16
 """Frames of a film."""
-MOTIONS = tuple(captions.MOTION_WORDS)
+MOTIONS = ("left", "right", "jumping", "turning", "growing", "still")
 PATTERNS = ("plain", "spots", "stripes", "patch", "belly")
 UNIT = {"close": 0.44, "normal": 0.34, "far": 0.17}
 """Half the size of a subject, as a share of the frame, in each view."""
