@@ -1,6 +1,6 @@
 """VCD on held-out subjects of the miniature: does it bring them back, and what do its parts contribute?
 
-    python benchmarks/vcd_miniature.py --subjects 8 --seeds 2
+    python benchmarks/vcd_miniature.py --count 8 --seeds 2
 
 For each subject, six photographs are rendered, VCD is learned with and without masks, and four prompts are filmed with
 two seeds; the floor films the class word. The ceiling is the subject really rendered doing what the prompt says. The
@@ -71,7 +71,7 @@ def learned(subject: Subject, chosen: Recipe, backbone: Backbone, folder: Path, 
 
 
 def main(
-    subjects_: int = 8,
+    count: int = 8,
     seeds: int = 2,
     steps: int = 25,
     out: Path = Path("build/vcd-miniature"),
@@ -82,7 +82,7 @@ def main(
     """Run the whole comparison.
 
     Args:
-        subjects_: how many subjects.
+        count: how many subjects.
         seeds: films for each prompt.
         steps: denoising steps of each film.
         out: where everything goes.
@@ -93,7 +93,7 @@ def main(
     backbone = load_backbone("miniature")
     base = recipe("vcd-miniature")
     bare = replace(base, data=replace(base.data or Data(), masks=False))
-    cast = subjects(subjects_, out / "photographs", development)
+    cast = subjects(count, out / "photographs", development)
     labelled: list[tuple[str, Run]] = []
     with Progress(console=console) as bars:
         task = bars.add_task("learning", total=len(cast) * (1 + masks))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PHOTOGRAPHS = Path(__file__).parent / "miniature" / "assets" / "demo_subject"
 """Photographs of a subject that no network was trained on, with its ``name`` and ``class_word`` in ``subject.json``."""
-SHARES = {"check": 0.03, "masks": 0.04, "moments": 0.08, "learn": 0.55, "film": 0.30}
+SHARES = {"check": 0.02, "masks": 0.01, "moments": 0.02, "learn": 0.42, "film": 0.53}
 """What each part takes of the whole, for the remaining time; measured on two cores."""
 TITLES = {
     "check": "Checking the photographs", "masks": "Cutting masks", "moments": "Encoding photographs",

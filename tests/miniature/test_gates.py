@@ -12,7 +12,7 @@ from starring.miniature import gates
 from starring.miniature.export import WEIGHTS
 
 REACHED: dict[str, float] = json.loads((WEIGHTS / "gates.json").read_text())
-SLACK = {"vae_psnr": 0.3, "vae_colour": 0.4, "film_flicker": 0.6}
+SLACK = {"vae_psnr": 0.1, "vae_colour": 0.1, "film_flicker": 1.0}
 
 
 def check(values: dict[str, float], slack: float) -> None:
@@ -28,15 +28,17 @@ def test_every_target_was_measured() -> None:
 
 
 def test_all_weights_fit_their_budget() -> None:
-    size = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
-    assert size <= 20_000_000
+    """20 MB for the networks; the judges are instruments of these tests and lie beside them."""
+    files = [file for file in WEIGHTS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files if "judges" not in file.parts) <= 20_000_000
+    assert sum(file.stat().st_size for file in files if "judges" in file.parts) <= 1_500_000
 
 
 @pytest.mark.slow
 def test_the_vae() -> None:
     from starring.backbones.presets import load_backbone
 
-    check(gates.vae(load_backbone("miniature"), count=40), 0.05)
+    check(gates.vae(load_backbone("miniature")), 0.05)
 
 
 @pytest.mark.slow
@@ -44,9 +46,9 @@ def test_the_eyes() -> None:
     from starring.perception.encoders import load_clip, load_dino
     from starring.perception.segment import load_segmenter
 
-    check(gates.clip(load_clip("miniature"), repeats=2), 0.1)
-    check(gates.dino(load_dino("miniature"), subjects=40), 0.05)
-    check(gates.segmenter(load_segmenter("miniature"), count=50), 0.06)
+    check(gates.clip(load_clip("miniature")), 0.05)
+    check(gates.dino(load_dino("miniature")), 0.03)
+    check(gates.segmenter(load_segmenter("miniature")), 0.03)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from starring.miniature.words import encode
 
 CLIP = Plan(muon=True, steps=1700, lr=1.5e-3, batch=128, ema=0.998, weight_decay=0.05, decay=0.4)
 DINO = Plan(muon=True, steps=540, lr=1.2e-3, batch=128, ema=0.998, weight_decay=0.05, decay=0.4)
-SEGMENTER = Plan(muon=True, steps=2400, lr=1.2e-3, batch=32, ema=0.998, weight_decay=0.02, decay=0.4)
+SEGMENTER = Plan(muon=True, steps=2300, lr=1.2e-3, batch=32, ema=0.998, weight_decay=0.02, decay=0.4)
 
 
 def clip_trainer(build: Path) -> Trainer:
