@@ -17,6 +17,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 from torch import Tensor
 
 from starring.backbones.base import Backbone
@@ -123,7 +124,10 @@ def main(
                 on_progress=lambda p, task=task, bars=bars: bars.update(task, completed=p.share),
             )
         console.rule(name)
-        console.print(result.table)
+        shown = Table(*result.table.columns)
+        for row in result.table.rows:
+            shown.add_row(*row)
+        console.print(shown)
         console.print(f"report: {result.report}")
 
 
