@@ -322,6 +322,6 @@ def random_shot(rng: np.random.Generator, who: Identity | None = None, films: bo
     shot = stage(who, scene, motion, view, int(rng.choice((-1, 1))), int(rng.integers(1 << 40)))
     if films:
         return shot
-    if rng.random() < 0.08:
+    if rng.random() < 0.08 and not held_out_pair(scene, "still"):  # a duet stands still
         return _duet(shot, rng)
     return at(shot, float(rng.random()), float(rng.uniform(0.8, 1.1)))
