@@ -23,14 +23,20 @@ def build(
     folder: Path = Path("build/miniature"),
     minutes: float = math.inf,
     threads: int = 0,
+    warm: bool = False,
+    steps: int | None = None,
+    bf16: bool = False,
 ) -> None:
     """Train and export parts of the bundled weights; all of them, in order, when none is named. Resumes by itself.
 
     Args:
-        parts: corpus, vae, latents, unet, motion, clip, dino, segmenter, judges.
+        parts: corpus, vae, latents, decoder, unet, motion, clip, dino, segmenter, judges.
         folder: where the corpus and the training states lie.
         minutes: stop each part after so long; the state is kept.
         threads: CPU threads; 0 leaves it to torch.
+        warm: train the shipped weights further, where the folder has no state of a part yet.
+        steps: train for so many steps instead of the part's own number.
+        bf16: compute in bfloat16 where the hardware has it.
     """
     import torch
 
@@ -48,7 +54,7 @@ def build(
             progress.update(tasks[name], completed=done)
 
         for part in parts or builder.PARTS:
-            builder.build(part, folder, seconds=minutes * 60, report=report)
+            builder.build(part, folder, seconds=minutes * 60, report=report, warm=warm, steps=steps, bf16=bf16)
 
 
 def gates(*, images: int = 60, films: int = 24, write: bool = False) -> None:

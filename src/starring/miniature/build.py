@@ -1,12 +1,14 @@
 """Build the bundled weights from nothing: corpus, VAE, text tower and U-Net, motion adapter, eyes, judges.
 
-Every part can be stopped and goes on where it was; parts that are finished are only exported again.
+Every part can be stopped and goes on where it was; parts that are finished are only exported again. A part may also
+start from the shipped weights, to be trained further.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,22 @@ from starring.errors import StarringError, unknown
 from starring.miniature import cinema, corpus, export, eyes, judges, latents, models, pretrain
 from starring.miniature.fit import Loss, Trainer
 
-PARTS = ("corpus", "vae", "latents", "unet", "motion", "clip", "dino", "segmenter", "judges")
+PARTS = ("corpus", "vae", "latents", "decoder", "unet", "motion", "clip", "dino", "segmenter", "judges")
 """In the order in which they can be built."""
 Report = Callable[[str, int, int], None]
 """Hears a part's name, what is done of it and what there is to do."""
 
 
-def build(part: str, folder: Path, seconds: float = math.inf, report: Report | None = None, shards: int = 24) -> None:
+def build(
+    part: str,
+    folder: Path,
+    seconds: float = math.inf,
+    report: Report | None = None,
+    shards: int = 24,
+    warm: bool = False,
+    steps: int | None = None,
+    bf16: bool = False,
+) -> None:
     """Build one part in ``folder`` and export it into the package.
 
     Args:
@@ -32,6 +43,9 @@ def build(part: str, folder: Path, seconds: float = math.inf, report: Report | N
         seconds: stop after this long; the state is kept.
         report: hears progress.
         shards: how many shards of stills (4,000 each) and of films (200 each) the corpus has.
+        warm: where ``folder`` has no state of a part yet, start from the shipped weights and not from random ones.
+        steps: train for so many steps and not for the part's own number.
+        bf16: compute in bfloat16 where the hardware has it.
 
     Raises:
         StarringError: for an unknown part, or if an earlier part is missing.
@@ -48,31 +62,44 @@ def build(part: str, folder: Path, seconds: float = math.inf, report: Report | N
         vae = load_vae(folder)
         for kind in ("stills", "films"):
             latents.build(folder / "corpus", vae, kind)
-    elif part == "unet":
-        _train(part, cinema.unet_trainer(folder), lambda t: cinema.unet_loss(folder, t), seconds, tell)
-        export_film(folder)
-    elif part == "motion":
-        unet, text = load_unet(folder)
-        trainer, film = cinema.motion_trainer(folder, unet, text)
-        _train(part, trainer, lambda t: cinema.motion_loss(folder, t, film, text), seconds, tell)
-        export_film(folder)
-    elif part == "vae":
-        _train(part, pretrain.vae_trainer(folder), lambda t: pretrain.vae_loss(folder, t), seconds, tell)
     elif part == "judges":
         image, motion = judges.image_trainer(folder), judges.motion_trainer(folder)
-        _train("judge of images", image, lambda t: judges.image_loss(folder, t), seconds, tell)
-        _train("judge of motion", motion, lambda t: judges.motion_loss(folder, t), seconds, tell)
+        _train("judge of images", image, judges.image_loss(folder, image), seconds, tell)
+        _train("judge of motion", motion, judges.motion_loss(folder, motion), seconds, tell)
         export.judges(image.averaged()["judge"], motion.averaged()["judge"])  # pyright: ignore[reportArgumentType]
     else:
-        trainer: Trainer = getattr(eyes, f"{part}_trainer")(folder)
-        loss: Callable[[Path, Trainer], Loss] = getattr(eyes, f"{part}_loss")
-        _train(part, trainer, lambda t: loss(folder, t), seconds, tell)
-        export_eye(part, folder)
+        trainer, loss = _training(part, folder)
+        trainer.plan = replace(trainer.plan, steps=steps or trainer.plan.steps, bf16=bf16)
+        if warm and trainer.step == 0 and part != "decoder":
+            trainer.start(export.shipped(part))
+        _train(part, trainer, loss, seconds, tell)
+        if part in ("vae", "decoder", "unet", "motion"):
+            export_film(folder)
+        else:
+            export_eye(part, folder)
 
 
-def _train(name: str, trainer: Trainer, loss: Callable[[Trainer], Loss], seconds: float, tell: Report) -> None:
+def _training(part: str, folder: Path) -> tuple[Trainer, Loss]:
+    if part == "unet":
+        trainer = cinema.unet_trainer(folder)
+        return trainer, cinema.unet_loss(folder, trainer)
+    if part == "motion":
+        unet, text = load_unet(folder)
+        trainer, film = cinema.motion_trainer(folder, unet, text)
+        return trainer, cinema.motion_loss(folder, trainer, film, text)
+    if part == "vae":
+        trainer = pretrain.vae_trainer(folder)
+        return trainer, pretrain.vae_loss(folder, trainer)
+    if part == "decoder":
+        trainer = pretrain.decoder_trainer(folder, load_vae(folder))
+        return trainer, pretrain.decoder_loss(folder, trainer)
+    trainer = getattr(eyes, f"{part}_trainer")(folder)
+    return trainer, getattr(eyes, f"{part}_loss")(folder, trainer)
+
+
+def _train(name: str, trainer: Trainer, loss: Loss, seconds: float, tell: Report) -> None:
     if trainer.step < trainer.plan.steps:
-        trainer.run(loss(trainer), seconds=seconds, on_step=lambda done, of: tell(name, done, of))
+        trainer.run(loss, seconds=seconds, on_step=lambda done, of: tell(name, done, of))
 
 
 def _average(folder: Path, part: str) -> dict[str, torch.Tensor]:
@@ -89,9 +116,18 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, Any]:
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """The trained VAE with its scaling factor, which makes latents of the corpus unit variance."""
+    """The VAE trained in ``folder`` with its scaling factor, which makes latents of the corpus unit variance.
+
+    Where none was trained there, the shipped one.
+    """
+    finished = (folder / "decoder" / "state.safetensors").exists()
+    if not (folder / "vae" / "state.safetensors").exists():
+        vae = AutoencoderKL.from_pretrained(export.WEIGHTS / "film" / "vae")
+        if finished:
+            vae.load_state_dict(_below(_average(folder, "decoder"), "vae."))
+        return vae.eval().requires_grad_(False)
     vae = models.vae()
-    vae.load_state_dict(_below(_average(folder, "vae"), "vae."))
+    vae.load_state_dict(_below(_average(folder, "decoder" if finished else "vae"), "vae."))
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)
     shelf = corpus.Shelf(folder / "corpus", "stills", ("images",))
@@ -103,20 +139,32 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 
 def load_unet(folder: Path) -> tuple[UNet2DConditionModel, Any]:
-    """The trained U-Net and text tower, frozen."""
-    tensors = _average(folder, "unet")
+    """The U-Net and text tower trained in ``folder``, frozen; where none was trained there, the shipped ones."""
     unet, text = models.unet(), models.text_encoder()
+    if (folder / "unet" / "state.safetensors").exists():
+        tensors = _average(folder, "unet")
+    else:
+        found = export.shipped("unet")
+        tensors = {f"{name}.{key}": value for name, state in found.items() for key, value in state.items()}
     unet.load_state_dict(_below(tensors, "unet."))
     text.load_state_dict(_below(tensors, "text_encoder."))
     return unet.eval().requires_grad_(False), text.eval().requires_grad_(False)
 
 
 def export_film(folder: Path, weights: Path = export.WEIGHTS) -> None:
-    """Write the film model as far as it is trained; without a motion adapter, one that changes nothing yet."""
-    unet, text = load_unet(folder)
+    """Write the film model as far as it is trained in ``folder``; the parts that are not stay the shipped ones.
+
+    Nothing is written while there is a new VAE but no U-Net that learned from its latents.
+    """
+    trained = {part for part in ("vae", "unet", "motion") if (folder / part / "state.safetensors").exists()}
+    if "vae" in trained and "unet" not in trained:
+        return
     motion = models.motion_adapter()
-    if (folder / "motion" / "state.safetensors").exists():
+    if "motion" in trained:
         motion = export.adapter_from(_average(folder, "motion"))
+    elif "unet" not in trained or "vae" not in trained:
+        motion.load_state_dict(export.shipped("motion_adapter")["motion_adapter"])
+    unet, text = load_unet(folder)
     export.film(load_vae(folder), text, unet, motion, weights)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 from diffusers import AutoencoderKL, ModelMixin, MotionAdapter, UNet2DConditionModel
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, PreTrainedModel, ViTModel
 
 from starring.miniature import models
@@ -94,3 +94,28 @@ def adapter_from(parts: Mapping[str, Any]) -> MotionAdapter:
     adapter = models.motion_adapter()
     adapter.load_state_dict({name.replace("__", "."): value for name, value in parts.items()})
     return adapter
+
+
+def shipped(part: str, weights: Path = WEIGHTS) -> dict[str, dict[str, Tensor]]:
+    """The shipped tensors of a part by its trainer's module names, from which training can go on."""
+    if part == "motion":
+        adapter = shipped("motion_adapter", weights)["motion_adapter"]
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, value in adapter.items():
+            place, rest = name.split(".motion_modules.")
+            found.setdefault(place.replace(".", "__") + "__motion_modules", {})[rest] = value
+        return found
+    if part == "unet":
+        return shipped("text_encoder", weights) | shipped("unet_alone", weights)
+    folders: dict[str, tuple[Any, str]] = {
+        "vae": (AutoencoderKL, "film/vae"),
+        "unet_alone": (UNet2DConditionModel, "film/unet"),
+        "text_encoder": (CLIPTextModel, "film/text_encoder"),
+        "motion_adapter": (MotionAdapter, "film/motion_adapter"),
+        "clip": (CLIPModel, "clip"),
+        "dino": (ViTModel, "dino"),
+        "segmenter": (CLIPSegForImageSegmentation, "segmenter"),
+    }
+    kind, folder = folders[part]
+    module = kind.from_pretrained(weights / folder, **({"add_pooling_layer": False} if kind is ViTModel else {}))
+    return {part.removesuffix("_alone"): {name: value.float() for name, value in module.state_dict().items()}}

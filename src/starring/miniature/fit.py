@@ -33,6 +33,8 @@ class Plan:
     clip: float = 1.0
     muon: bool = False
     """Orthogonalise the updates of inner weight matrices (Muon); the rest stays with AdamW."""
+    bf16: bool = False
+    """Compute in bfloat16 (autocast), weights and their updates in float32; pays where the hardware has it."""
     save_every: float = 90.0
     """Seconds between saved states."""
 
@@ -105,6 +107,12 @@ class Trainer:
                 sums, count, saved = {}, 0, time.monotonic()
         self._save()
 
+    def start(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Begin from trained tensors, by module; modules that ``tensors`` does not name stay as they are."""
+        for name, state in tensors.items():
+            self.modules[name].load_state_dict(state)
+        self.average = {name: value.detach().clone() for name, value in self.modules.state_dict().items()}
+
     def averaged(self) -> nn.ModuleDict:
         """Put the averaged weights into the modules and return them, ready for use."""
         self.modules.load_state_dict(self.average)
@@ -116,7 +124,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate(self.plan, self.step)
         torch.manual_seed(self.step)
-        values = loss(np.random.default_rng([7, self.step]), self.step / self.plan.steps)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16):
+            values = loss(np.random.default_rng([7, self.step]), self.step / self.plan.steps)
         values["loss"].backward()
         nn.utils.clip_grad_norm_(self.parameters, self.plan.clip, foreach=True)
         for p, matrix in self.flat:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from starring.miniature.colours import GROUPS
 from starring.miniature.corpus import LABELS, Shelf
 from starring.miniature.fit import Loss, Plan, Trainer
-from starring.miniature.pretrain import pixels
+from starring.miniature.pretrain import pixels, worn
 from starring.miniature.scenes import SCENES
 from starring.miniature.shapes import CLASSES
 from starring.miniature.world import FRAMES, MOTIONS
@@ -63,15 +63,6 @@ class MotionJudge(nn.Module):
         return self.head(self.body(stack).flatten(1))
 
 
-def _worn(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur and noise, so that a judge reads shapes and colours and not the sharpness of renders."""
-    if rng.random() < 0.5:
-        side = x.shape[-1]
-        small = F.interpolate(x, size=int(rng.integers(24, 56)), mode="bilinear", antialias=True)
-        x = F.interpolate(small, size=side, mode="bilinear")
-    return x + torch.randn_like(x) * float(rng.uniform(0, 0.12))
-
-
 def image_trainer(build: Path) -> Trainer:
     """Trainer of the judge of pictures."""
     return Trainer(build / "judge-image", {"judge": ImageJudge()}, IMAGE)
@@ -87,7 +78,7 @@ def image_loss(build: Path, trainer: Trainer) -> Loss:
         labels = shelf.get("labels", rows).astype(np.int64)
         alone = labels[:, LABELS.index("actors")] == 1
         rows, labels = rows[alone][: trainer.plan.batch], labels[alone][: trainer.plan.batch]
-        out = net(_worn(pixels(shelf.get("images", rows)), rng))
+        out = net(worn(pixels(shelf.get("images", rows)), rng))
         values: dict[str, Tensor] = {}
         total = torch.zeros(())
         for name, logits in out.items():
@@ -112,7 +103,7 @@ def motion_loss(build: Path, trainer: Trainer) -> Loss:
     def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
         rows = rng.integers(len(shelf), size=trainer.plan.batch)
         films = pixels(shelf.get("images", rows))
-        films = _worn(films.flatten(0, 1), rng).reshape(films.shape).transpose(1, 2)
+        films = worn(films.flatten(0, 1), rng).reshape(films.shape).transpose(1, 2)
         target = torch.from_numpy(shelf.get("labels", rows)[:, LABELS.index("motion")].astype(np.int64))
         logits = net(films)
         return {"loss": F.cross_entropy(logits, target), "motion": (logits.argmax(1) == target).float().mean()}

@@ -29,7 +29,7 @@ def build(folder: Path, vae: AutoencoderKL, kind: str, part: int = 0, parts: int
         path = folder / f"{kind}-{number:03d}-latents.npy"
         if path.exists():
             continue
-        images = np.load(folder / f"{kind}-{number:03d}-images.npy", mmap_mode="r")
+        images = np.load(folder / f"{kind}-{number:03d}-images.npy")
         latents = encode(vae, images.reshape(-1, *images.shape[-3:]))
         partial = path.with_suffix(".partial.npy")
         np.save(partial, latents.reshape(*images.shape[:-3], *latents.shape[1:]))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from starring.miniature import models
@@ -21,6 +23,16 @@ def pixels(images: np.ndarray) -> Tensor:  # pyright: ignore[reportMissingTypeAr
     return tensor.float().div_(127.5).sub_(1)
 
 
+def worn(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur and noise, so that an eye reads shapes and colours and not the sharpness of renders."""
+    if rng.random() < 0.5:
+        side = x.shape[-1]
+        small = F.interpolate(x, size=int(rng.integers(24, 56)), mode="bilinear", antialias=True)
+        x = F.interpolate(small, size=side, mode="bilinear")
+    return x + torch.randn_like(x) * float(rng.uniform(0, 0.12))
+
+
+DECODER = Plan(steps=450, lr=7e-4, batch=12, muon=True, save_every=45, ema=0.99, weight_decay=0.0, decay=0.6)
 VAE = Plan(steps=2600, lr=2e-3, batch=24, muon=True, save_every=45, ema=0.998, weight_decay=0.0, decay=0.45)
 
 
@@ -45,6 +57,31 @@ def vae_loss(build: Path, trainer: Trainer) -> Loss:
         shade = F.mse_loss(F.avg_pool2d(y, 8), F.avg_pool2d(x, 8))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": error + shade + 2e-4 * kl, "mse": error, "shade": shade, "kl": kl}
+
+    return loss
+
+
+def decoder_trainer(build: Path, vae: AutoencoderKL) -> Trainer:
+    """The decoder of a trained VAE further, on whole frames; the latents, which others use, stay as they are."""
+    vae.requires_grad_(False)
+    for part in (vae.post_quant_conv or torch.nn.Identity(), vae.decoder):
+        part.requires_grad_(True)
+    return Trainer(build / "decoder", {"vae": vae}, DECODER)
+
+
+def decoder_loss(build: Path, trainer: Trainer) -> Loss:
+    """Squared error of pixels and of the mean colour of the subject."""
+    shelf = Shelf(build / "corpus", "stills", ("images", "masks", "latents"))
+    net: Any = trainer.modules["vae"]
+
+    def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
+        rows = rng.integers(len(shelf), size=trainer.plan.batch)
+        x, latents = pixels(shelf.get("images", rows)), torch.from_numpy(shelf.get("latents", rows).astype(np.float32))
+        mask = torch.from_numpy((shelf.get("masks", rows).astype(np.uint8) & 1).astype(np.float32))[:, None]
+        y = net.decode(latents / net.config.scaling_factor).sample
+        error = F.mse_loss(y, x)
+        shade = ((y - x) * mask).sum((2, 3)).square().div(mask.sum((2, 3)).clamp_min(1).square()).mean()
+        return {"loss": error + 3 * shade, "mse": error, "shade": shade}
 
     return loss
 
