@@ -20,7 +20,7 @@ from starring.backbones.presets import load_backbone
 from starring.config import to_json
 from starring.data.video import read_comment, read_video
 from starring.errors import StarringError
-from starring.generate import Film, Progress, films, fingerprint, from_sidecar, generate, shoot
+from starring.generate import Progress, films, fingerprint, from_sidecar, generate, shoot
 from starring.methods import build, recipe
 from starring.methods.base import Request
 from starring.run import Photographs, Record, Run, libraries
@@ -200,30 +200,6 @@ def test_progress_is_told_step_by_step(run: Run, tiny: Backbone) -> None:
     assert [p.done for p in heard if p.done] == made
 
 
-def test_a_clip_is_changed_by_partial_denoising(run: Run, tiny: Backbone) -> None:
-    (source,) = generate(run, PROMPT, seed=1, backbone=tiny)
-    steps: list[int] = []
-
-    def changed(strength: float) -> Film:
-        (film,) = generate(
-            run, PROMPT, seed=9, backbone=tiny, video=source.path, strength=strength, sample={"steps": 5},
-            on_progress=lambda p: steps.append(p.step),
-        )  # fmt: skip
-        return film
-
-    weak, strong = changed(0.2), changed(1.0)
-    assert steps == [5, 5, 1, 2, 3, 4, 5, 5]
-    # A random VAE changes every clip, so what little denoising should keep is the clip as the VAE renders it.
-    pixels = read_video(source.path or "").pixels
-    with torch.no_grad():
-        clip = films.to_uint8(tiny.decode_video(tiny.encode_video(pixels))).astype(float)
-    assert np.abs(weak.frames - clip).mean() < np.abs(strong.frames - clip).mean()
-    assert weak.facts["video"]["strength"] == 0.2
-    assert weak.sidecar is not None
-    again = from_sidecar(weak.sidecar, backbone=tiny, write=False)
-    assert np.array_equal(again.frames, weak.frames)
-
-
 def test_any_base_of_the_family_films_the_run(run: Run, tiny: Backbone, tmp_path: Path) -> None:
     other = load_backbone(str(tiny_animatediff(tmp_path / "other", seed=1)))
     own, *_ = generate(run, PROMPT, backbone=other, write=False)
@@ -309,14 +285,6 @@ def test_bad_requests_are_refused_before_filming(
     with pytest.raises(StarringError, match=message):
         generate(run, **({"prompts": PROMPT, "backbone": tiny} | arguments))
     assert not run.videos.exists()
-
-
-def test_a_clip_that_is_too_short_is_refused(run: Run, tiny: Backbone) -> None:
-    (film,) = generate(run, PROMPT, backbone=tiny, sample={"frames": 2})
-    with pytest.raises(StarringError, match="has 2 frames"):
-        generate(run, PROMPT, backbone=tiny, video=film.path)
-    with pytest.raises(StarringError, match="strength"):
-        generate(run, PROMPT, backbone=tiny, video=film.path, strength=0.0)
 
 
 def test_a_run_of_another_family_is_refused(run: Run, own_tiny: Backbone) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import starring
 
-SURFACE = {"METHODS", "StarringError", "Subject", "evaluate", "generate", "learn", "load_backbone"}
+SURFACE = {"METHODS", "StarringError", "Subject", "evaluate", "generate", "learn", "load_backbone", "refine"}
 
 
 def fresh(code: str) -> str:
@@ -56,7 +56,7 @@ def test_surface() -> None:
         assert getattr(starring, name) is not None
 
 
-@pytest.mark.parametrize("verb", ["learn", "generate", "evaluate"])
+@pytest.mark.parametrize("verb", ["learn", "generate", "refine", "evaluate"])
 def test_a_verb_stays_a_function_after_its_module_was_imported(verb: str) -> None:
     module = importlib.import_module(f"starring.{verb}")
     assert getattr(starring, verb) is getattr(module, verb)

@@ -9,6 +9,7 @@ milliseconds and does not import torch::
     subject = starring.Subject.from_folder("my_dog/", class_word="dog")
     run = starring.learn("vcd", subject, backbone)
     films = starring.generate(run, "a <*> dog running on the beach", seed=7)
+    better = starring.refine(films[0], face=True, tiles=2)
     scores = starring.evaluate(run)
 """
 
@@ -27,10 +28,21 @@ if TYPE_CHECKING:
     from starring.generate import generate
     from starring.learn import learn
     from starring.methods import METHODS
+    from starring.refine import refine
 
 __version__ = "0.1.0"
 
-__all__ = ["METHODS", "StarringError", "Subject", "__version__", "evaluate", "generate", "learn", "load_backbone"]
+__all__ = [
+    "METHODS",
+    "StarringError",
+    "Subject",
+    "__version__",
+    "evaluate",
+    "generate",
+    "learn",
+    "load_backbone",
+    "refine",
+]
 
 _HOME = {
     "METHODS": "starring.methods",
@@ -40,6 +52,7 @@ _HOME = {
     "generate": "starring.generate",
     "learn": "starring.learn",
     "load_backbone": "starring.backbones.presets",
+    "refine": "starring.refine",
 }
 
 

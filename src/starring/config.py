@@ -7,6 +7,7 @@ are sampled. Nothing here imports torch, so configurations can be read, listed a
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 from starring.errors import StarringError, unknown
 
 T = TypeVar("T")
+
+_SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,10 @@ class Sample:
     """Frames per second of the written film."""
     negative: str = ""
     """Negative prompt."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise StarringError(f"Guidance is a number such as 7.5, or 1 to switch it off; it was {self.guidance}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +78,13 @@ class Train:
     keep_checkpoints: int = 2
     """How many resumable checkpoints stay on disk."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise StarringError(f"Training needs {name} of at least 1, not {getattr(self, name)}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise StarringError(f"The learning rate is {self.learning_rate}, but it must lie above 0, such as 1e-3.")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
@@ -94,6 +108,8 @@ class Data:
     """Distinct augmented crops whose VAE moments are encoded once and cached."""
     template: str = "photo of a <*> {class_word}"
     """Caption of a photograph that has none of its own."""
+    templates: tuple[str, ...] = ()
+    """Several such captions, one drawn for each crop, instead of ``template``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +120,38 @@ class Stage:
     """The stage's name, understood by the method."""
     train: Train = field(default_factory=Train)
     """How it is optimised."""
+    class_images: int = 0
+    """Pictures of the class that the backbone makes beforehand, for prior preservation (arXiv 2208.12242, section
+    3.2); as many samples of them as of the subject are in each batch. 0 leaves that out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reward:
+    """How a finished film's latents are made more like the subject (BridgeIV, arXiv 2505.06985, section 4.2)."""
+
+    iterations: int = 10
+    """Steps of gradient ascent, K (B16: the paper gives no number)."""
+    step: float = 0.02
+    """lambda: the root mean square by which a step changes a frame's latents, or, with ``normalised`` off, the factor
+    of the gradient."""
+    normalised: bool = True
+    """Divide each frame's gradient by its root mean square (B16)."""
+    guarded: bool = True
+    """Take back a step after which the reward is lower, and halve the steps from then on (ours); steps of constant
+    length would go on around a maximum."""
+    latent: str = "sum"
+    """The latent reward of all frames: their ``sum``, as printed, or their ``mean`` (B15)."""
+    estimate: str = "deterministic"
+    """Clean latents as the ``deterministic`` estimate, or by a ``ddpm`` step of eq. 2 with noise (B13)."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("latent", ("sum", "mean")), ("estimate", ("deterministic", "ddpm"))):
+            if getattr(self, name) not in known:
+                raise unknown(f"choice for a reward's '{name}'", str(getattr(self, name)), known)
+        if self.iterations < 1 or self.step <= 0:
+            raise StarringError(
+                f"A reward needs at least 1 iteration and a positive step, not {self.iterations} and {self.step:g}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +189,8 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     """Rebuild a dataclass from :func:`to_json`'s output.
 
     Raises:
-        StarringError: if a key is unknown, with the nearest known one, or if a required key is missing.
+        StarringError: if a key is unknown, with the nearest known one, if a required key is missing, or if a value is
+            of another kind than the field.
     """
     known = {f.name: f for f in fields(typing.cast("Any", kind))}
     for key in values:
@@ -151,23 +200,30 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     if missing:
         raise StarringError(f"{kind.__name__} lacks {', '.join(missing)}. It has: {', '.join(values) or 'nothing'}.")
     hints = typing.get_type_hints(kind)
-    return kind(**{key: _convert(hints[key], value) for key, value in values.items()})
+    return kind(**{key: _convert(f"{kind.__name__}'s {key}", hints[key], value) for key, value in values.items()})
 
 
 def _required(f: dataclasses.Field[Any]) -> bool:
     return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
 
-def _convert(hint: Any, value: Any) -> Any:
+def _convert(what: str, hint: Any, value: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         chosen = [a for a in args if a is not type(None)]
-        return None if value is None else _convert(chosen[0], value)
+        return None if value is None else _convert(what, chosen[0], value)
     if origin is tuple:
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
-        return tuple(_convert(a, v) for a, v in zip(inner, value, strict=True))
+        return tuple(_convert(what, a, v) for a, v in zip(inner, value, strict=True))
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
         return from_json(hint, typing.cast("Mapping[str, Any]", value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
+    if hint in _SCALARS and not _is(hint, value):
+        raise StarringError(f"{what} must be {_SCALARS[hint]}, and it was given as {value!r}.")
+    return float(value) if hint is float else value
+
+
+def _is(kind: type, value: Any) -> bool:
+    """Whether a JSON value is of this kind: a whole number is a number too, true is none, and no number is NaN."""
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is not int or not isinstance(value, bool))

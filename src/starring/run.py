@@ -35,6 +35,7 @@ from torch import Tensor
 
 from starring.config import Recipe, from_json, to_json
 from starring.data.files import write_bytes, write_folder, write_json, write_text
+from starring.data.rights import Rights
 from starring.data.subject import Subject, slug
 from starring.errors import StarringError
 
@@ -57,17 +58,17 @@ class Photographs:
     """Where the photographs were, ``None`` if they never were files."""
     digests: Mapping[str, str]
     """SHA-256 by file name."""
+    rights: Rights | None = None
+    """What was declared about them when learning began."""
 
     @classmethod
     def of(cls, subject: Subject) -> Photographs:
         """The record of a subject."""
-        names = [path.name for path in subject.paths]
         return cls(
-            name=subject.name,
-            class_word=subject.class_word,
+            name=subject.name, class_word=subject.class_word, rights=subject.rights,
             folder=str(subject.folder.resolve()) if subject.folder else None,
-            digests=dict(zip(names, subject.digests, strict=True)),
-        )
+            digests={path.name: digest for path, digest in zip(subject.paths, subject.digests, strict=True)},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +87,12 @@ class Record:
     """Whose photographs."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions, for the record."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What films say about the run: recipe, subject, libraries; neither photographs nor places on this disk."""
+        values = to_json(self)
+        subject = {key: values["subject"][key] for key in ("name", "class_word", "rights")}
+        return {"recipe": values["recipe"], "subject": subject, "libraries": values["libraries"]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

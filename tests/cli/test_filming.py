@@ -91,7 +91,7 @@ def test_evaluate_prints_a_table_and_writes_a_report(
              "--out", tmp_path / "scores"]  # fmt: skip
     code, out, err = starring(*words)
     assert code == 0, err
-    for word in ("DINO-I", "CLIP-T", "floor", "ceiling", "recovered", "report.html"):
+    for word in ("DINO-I", "CLIP-T", "floor", "ceiling", "recovered", "protocol", "motion kept", "report.html"):
         assert word in out
     assert (tmp_path / "scores" / "report.html").is_file()
     assert (tmp_path / "scores" / "results.json").is_file()
@@ -100,3 +100,5 @@ def test_evaluate_prints_a_table_and_writes_a_report(
 def test_what_cannot_be_evaluated(starring: Starring, tmp_path: Path, learned: Path, eyes: Path) -> None:
     refused(starring("evaluate", tmp_path), "is not a run")
     refused(starring("evaluate", learned, "--suite", "vdc", "--judge", eyes), "'vdc'", "Did you mean 'vcd'?")
+    refused(starring("evaluate", learned, "--judge", eyes, "--protocol", "vbensh"), "Did you mean 'vbench'?")
+    refused(starring("evaluate", learned, "--judge", eyes, "--eyes", "aesthetic=none.pth"), "none.pth", "LAION")

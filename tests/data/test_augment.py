@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from starring.config import Data
 from starring.data.augment import FAR, NEAR, Crop, seeded, square, take
@@ -75,9 +76,24 @@ def test_mirroring_can_be_forbidden_and_rotation_shared() -> None:
     assert len({crop.pixels.sum().item() for crop in crops(20, STILL)}) == 1
 
 
-def test_no_mask_means_everywhere_also_in_the_corners() -> None:
-    for crop in crops(40, Data(), masked=False):
-        assert crop.mask.all()
+@pytest.mark.parametrize("mask", [None, torch.ones(120, 120)])
+def test_without_a_mask_the_whole_photograph_counts_and_nothing_around_it(mask: Tensor | None) -> None:
+    white = Image.new("RGB", (120, 120), "white")
+    shares: list[float] = []
+    for i in range(60):
+        crop = take(white, mask, CAPTION, Data(), 64, seeded("white", i))
+        shown = crop.pixels[:1] > 0.5  # what was filled in is grey
+        assert (shown != crop.extent.bool()).float().mean() < 0.02
+        assert torch.equal(crop.mask, crop.extent)
+        shares.append(float(crop.extent.mean()))
+    assert min(shares) < 0.2, "small photographs lie on grey"
+    assert max(shares) == 1
+
+
+def test_the_subject_lies_in_the_photograph() -> None:
+    for crop in crops(60, Data()):
+        assert (crop.mask <= crop.extent).all()
+    assert all(crop.extent.all() for crop in crops(20, STILL))
 
 
 def test_same_seed_same_crop_whatever_came_before() -> None:

@@ -84,15 +84,26 @@ def test_draws_follow_the_moments_and_the_generator() -> None:
     assert many[0].captions == [made.captions[row] for row in rows]
 
 
-def test_masks_are_opened_as_often_as_asked() -> None:
+def test_masks_are_opened_as_often_as_asked_and_no_further_than_the_photograph() -> None:
     made = bank()
-    share = torch.stack([
-        made.draw(0, 12, torch.Generator().manual_seed(i), unmasked=0.25).masks.flatten(1).all(1).float()
-        for i in range(200)
-    ]).mean()  # fmt: skip
-    closed = made.masks.flatten(1).all(1).float().mean()
-    assert share == pytest.approx(float(0.25 + 0.75 * closed), abs=0.04)
+    rows = made.rows(0, 12)
+    opened: list[Tensor] = []
+    for i in range(200):
+        masks = made.draw(0, 12, torch.Generator().manual_seed(i), unmasked=0.25).masks
+        whole, own = ((masks == area[rows]).flatten(1).all(1) for area in (made.extents, made.masks))
+        assert (whole | own).all()
+        opened.append(whole.float())
+    assert torch.stack(opened).mean() == pytest.approx(0.25, abs=0.04)
+    assert (made.masks <= made.extents).all()
+    assert not made.extents.all(), "small photographs lie on grey, which nobody should learn"
     assert torch.equal(made.draw(0, 4, torch.Generator()).masks, made.masks[made.rows(0, 4)])
+
+
+def test_without_masks_the_photograph_counts_and_not_what_surrounds_it() -> None:
+    them, _ = subject()
+    made = LatentBank.build(them, [None] * len(them), encode, DATA, 32, 1)
+    assert torch.equal(made.masks, made.extents)
+    assert not made.masks.all()
 
 
 def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
@@ -102,7 +113,7 @@ def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
     assert LatentBank.load(path, "other") is None
     loaded = LatentBank.load(path, "k")
     assert loaded is not None
-    for name in ("mean", "std", "masks"):
+    for name in ("mean", "std", "masks", "extents"):
         assert torch.equal(getattr(loaded, name), getattr(made, name))
     assert (loaded.captions, loaded.seed) == (made.captions, made.seed)
     path.write_bytes(path.read_bytes()[:-100])

@@ -132,6 +132,9 @@ def test_captions_by_line_and_by_csv(tmp_path: Path) -> None:
     album(tmp_path / "b", 2)
     (tmp_path / "b" / "metadata.csv").write_text('file_name,caption\n2.png,"a <*>, sitting"\n')
     assert Subject.from_folder(tmp_path / "b").captions == [None, "a <*>, sitting"]
+    album(tmp_path / "c", 2)
+    (tmp_path / "c" / "metadata.jsonl").write_text('{"file_name": "train/1.png", "text": "a <*>\u2028dog"}\r\n')
+    assert Subject.from_folder(tmp_path / "c").captions == ["a <*> dog", None]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,7 @@ def test_captions_by_line_and_by_csv(tmp_path: Path) -> None:
         ("metadata.jsonl", "{", "Line 1 of .* is not JSON"),
         ("metadata.jsonl", '{"file": "1.png"}', "without 'file_name'"),
         ("metadata.csv", "a,b\n1,2", "without 'file_name'"),
+        ("metadata.jsonl", '{"file_name": "7.png", "text": "a"}', "'7.png', but there is no such file"),
     ],
 )
 def test_bad_caption_files_are_errors(tmp_path: Path, name: str, text: str, message: str) -> None:

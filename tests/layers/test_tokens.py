@@ -7,7 +7,7 @@ from transformers import T5Config, T5EncoderModel
 
 from starring.backbones.base import Backbone
 from starring.errors import StarringError
-from starring.layers.tokens import vocabulary_row, words
+from starring.layers.tokens import Row, vocabulary_row, words
 
 WIDTH = 32
 
@@ -148,9 +148,10 @@ def test_rows_in_another_precision(tiny: Backbone) -> None:
         ("two words", torch.zeros(WIDTH), "one run of characters"),
         ("", torch.zeros(WIDTH), "one run of characters"),
         ("<new1>", torch.zeros(768), "another backbone family"),
+        ("<new1>", lambda: torch.zeros(768), "another backbone family"),
     ],
 )
-def test_words_that_cannot_be(tiny: Backbone, word: str, row: Tensor, says: str) -> None:
+def test_words_that_cannot_be(tiny: Backbone, word: str, row: Row, says: str) -> None:
     tokenizer = tiny.tokenizer
     with pytest.raises(StarringError, match=says), words(tiny, {word: row}):
         pass

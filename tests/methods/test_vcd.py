@@ -151,6 +151,16 @@ def test_no_masks_means_everywhere(tiny: Backbone) -> None:
     assert torch.equal(method.loss(tiny, some_batch(), 0.0).total, everywhere)
 
 
+def test_a_caption_whose_words_are_cut_off_is_refused(tiny: Backbone) -> None:
+    method, batch = build("vcd", tiny), some_batch()
+    length = tiny.text_encoder.config.max_position_embeddings
+    long = " ".join(["very"] * length)
+    with pytest.warns(UserWarning, match="was cut"), pytest.raises(StarringError, match="does not get as far as <\\*>"):
+        method.loss(tiny, replace(batch, captions=[*batch.captions[:2], f"a {long} old <*> dog"]), 0.0)
+    with pytest.warns(UserWarning, match="was cut"):
+        method.loss(tiny, replace(batch, captions=[*batch.captions[:2], f"a <*> dog, {long} old"]), 0.0)
+
+
 def test_motion_modules_are_off_in_training(own_tiny: Backbone) -> None:
     method = build("vcd", own_tiny)
     before = method.loss(own_tiny, some_batch(), 0.0).total
@@ -329,12 +339,15 @@ def test_the_papers_200_steps_differ_in_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vectors": 0}, "1 to 8"),
-        ({"vectors": 9}, "1 to 8"),
+        ({"vectors": 0}, "1 to 75"),
+        ({"vectors": 76}, "1 to 75"),
         ({"betas": "liner"}, "Did you mean 'linear'"),
         ({"init": "clas"}, "Did you mean 'class'"),
         ({"init": "class"}, "class word"),
         ({"vocabulary_shrink": 0.0}, "vocabulary_shrink"),
+        ({"offset_noise": -0.1}, "0 or more"),
+        ({"offset_noise": float("nan")}, "must be a number"),
+        ({"vectors": "four"}, "whole number"),
         ({"gamma": 0.1}, "gamma"),
     ],
 )

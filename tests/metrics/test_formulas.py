@@ -17,7 +17,10 @@ from starring.metrics.motion import (
     dynamic,
     flow_magnitude,
     flow_magnitude_top,
+    smoothness,
+    static,
     steadiness,
+    stride,
     vbench_consistency,
 )
 from starring.metrics.statistics import Score, estimate, one_protocol, recovered
@@ -85,6 +88,65 @@ def test_dynamic_degree_counts_pairs(moving: int, expected: bool) -> None:
     flow = torch.zeros(15, 2, 64, 64)
     flow[:moving, 0, :16, :16] = 1.6
     assert dynamic(flow, 16) is expected
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "frames", "threshold", "pairs"),
+    [(512, 512, 16, 12, 4), (480, 720, 49, 11.25, 12), (512, 512, 25, 12, 6), (256, 256, 10, 6, 2)],
+)
+def test_dynamic_degree_at_vbenchs_thresholds(
+    height: int, width: int, frames: int, threshold: float, pairs: int
+) -> None:
+    """Ties are rounded to even: 2.5 pairs are 2."""
+    for speed, moving, expected in ((1.001, pairs, True), (1.001, pairs - 1, False), (0.999, frames - 1, False)):
+        flow = torch.zeros(frames - 1, 2, height // 8, width // 8)
+        flow[:moving, 1, : height // 16] = speed * threshold / 8  # an eighth of the size has an eighth of the threshold
+        assert dynamic(flow, frames) is expected
+
+
+def test_dynamic_degree_at_other_rates() -> None:
+    assert [stride(fps) for fps in (4, 8, 11, 12, 13, 16, 24, 30)] == [1, 1, 1, 2, 2, 2, 3, 4]
+    flow = torch.full((3, 2, 64, 64), 1.5)  # 2.12 pixels long: above 1.5, below 3
+    assert dynamic(flow, 4, fps=8)
+    assert not dynamic(flow, 4, fps=4)  # twice the time passes between its frames
+    with pytest.raises(StarringError, match="rate"):
+        dynamic(flow, 4, fps=0)
+
+
+def test_the_static_filter() -> None:
+    """16 frames of 256x256: at most two pairs above 3 pixels, the ends not above 12."""
+    still, ends = torch.zeros(15, 2, 256, 256), torch.zeros(2, 2, 256, 256)
+    assert static(still, ends, 16)
+    jumps = still.clone()
+    jumps[:2, 0, :16] = 3.1
+    assert static(jumps, ends, 16)
+    jumps[2, 0, :16] = 3.1
+    assert not static(jumps, ends, 16)
+    drift = ends.clone()
+    drift[1, 0, :16] = 12.1
+    assert not static(still, drift, 16)
+
+
+class Blend:
+    """Draws a mean of both frames that never lies halfway between two bytes."""
+
+    protocol = "blend"
+
+    def __call__(self, before: Tensor, after: Tensor) -> Tensor:
+        return 0.4 * before + 0.6 * after
+
+
+def test_smoothness_compares_odd_frames_with_what_lies_between_even_ones() -> None:
+    film = np.random.default_rng(9).integers(0, 256, (6, 9, 7, 3), dtype=np.uint8)
+    slow = []
+    for i in (1, 3):  # the sixth frame has no successor
+        drawn = np.round(0.4 * film[i - 1].astype(np.float64) + 0.6 * film[i + 1])
+        slow.append(np.abs(drawn - film[i]).mean())
+    frames = torch.from_numpy(film).permute(0, 3, 1, 2).double() / 255
+    assert smoothness(frames, Blend()) == pytest.approx((255 - np.mean(slow)) / 255, abs=1e-7)
+    assert smoothness(frames[:1].expand(3, -1, -1, -1), Blend()) == 1
+    with pytest.raises(StarringError, match="between two others"):
+        smoothness(frames[:2], Blend())
 
 
 def test_too_little_to_measure_is_said() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from starring.errors import StarringError
+from starring.metrics.catalogue import METRICS, short
 from starring.metrics.statistics import Estimate, Score
-from starring.metrics.suite import METRICS
-from starring.metrics.table import Ceiling, Measured, all_rows, as_table, named, plus_minus, rows_of
+from starring.metrics.table import Ceiling, Measured, all_rows, as_table, comparable, named, plus_minus, rows_of
 
 KEYS = ("dino_i", "clip_t", "motion")
 
@@ -69,6 +69,26 @@ def test_different_protocols_refuse_one_table() -> None:
         all_rows([measured("rex", protocol="a"), measured("tom", protocol="b", group="other")])
 
 
+def test_what_differs_in_protocol_is_left_out_and_told() -> None:
+    one, other = measured("rex"), measured("tom")
+    faster = [{**film, "motion": Score(value=1.0, protocol="16 fps")} for film in other.scores]
+    mixed = Measured(run="tom", group="vcd", scores=faster, floors=other.floors, ceilings=other.ceilings)
+    kept, notes = comparable([one, mixed])
+    assert {row.metric for row in all_rows(kept)} == {"dino_i", "clip_t"}
+    assert len(notes) == 1
+    assert all(word in notes[0] for word in ("Motion is left out", "16 fps | p", "same frames"))
+    same, silent = comparable([one, other])
+    assert (same, silent) == ([one, other], [])
+
+
+def test_a_film_without_a_number_leaves_with_its_partner() -> None:
+    one = measured("rex")
+    floors = [{k: v for k, v in film.items() if i or k != "clip_t"} for i, film in enumerate(one.floors)]
+    rows = rows_of(Measured(run="rex", group="vcd", scores=one.scores, floors=floors, ceilings=one.ceilings))
+    assert {row.metric: row.score.count for row in rows} == {"dino_i": 4, "clip_t": 3, "motion": 4}
+    assert {row.metric: row.score.mean for row in rows}["clip_t"] == pytest.approx(0.62)
+
+
 def test_unpaired_films_are_refused() -> None:
     one = measured("rex")
     with pytest.raises(StarringError, match="pair up"):
@@ -77,13 +97,13 @@ def test_unpaired_films_are_refused() -> None:
 
 def test_text_cells() -> None:
     table = as_table(rows_of(measured("rex")), "VCD on rex", ["A note."])
-    assert table.columns == ("score", "customized", "floor", "ceiling", "recovered")
-    assert table.rows[0] == ("DINO-I", "0.615 ± 0.006", "0.415 ± 0.006", "0.900 ± 0.010", "41 % ± 1")
-    assert table.rows[1][3:] == ("–", "–")
+    assert table.columns == ("score", "customized", "floor", "ceiling", "recovered", "protocol")
+    assert table.rows[0] == ("DINO-I", "0.615 ± 0.006", "0.415 ± 0.006", "0.900 ± 0.010", "41 % ± 1", short("p"))
+    assert table.rows[1][3:5] == ("–", "–")
     assert table.notes == ("A note.",)
     several = as_table(all_rows([measured("rex"), measured("tom")]), "VCD")
     assert several.columns[0] == "run"
-    assert {len(row) for row in several.rows} == {6}
+    assert {len(row) for row in several.rows} == {7}
 
 
 def test_single_measurements_show_no_error() -> None:

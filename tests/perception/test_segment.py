@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
 from starring.errors import StarringError
-from starring.perception.segment import Segmenter, coverage, load_segmenter, tidy
+from starring.perception.clipseg import CLIPSeg
+from starring.perception.segment import Instance, coverage, load_segmenter, pieces, tidy, weightiest_first
 from tests.perception.tiny_eyes import tiny_segmenter
 
 
@@ -22,8 +23,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def segmenter(folder: Path) -> Segmenter:
-    return load_segmenter(str(folder))
+def segmenter(folder: Path) -> CLIPSeg:
+    loaded = load_segmenter(str(folder))
+    assert isinstance(loaded, CLIPSeg)
+    return loaded
 
 
 def pictures() -> list[Image.Image]:
@@ -31,14 +34,14 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (40 + 8 * i, 50, 3), dtype=np.uint8)) for i in range(3)]
 
 
-def test_masks_are_zero_or_one_at_each_images_size(segmenter: Segmenter) -> None:
+def test_masks_are_zero_or_one_at_each_images_size(segmenter: CLIPSeg) -> None:
     masks = segmenter.segment(pictures(), "dog")
     assert [mask.shape for mask in masks] == [(40, 50), (48, 50), (56, 50)]
     assert all(set(mask.unique().tolist()) <= {0.0, 1.0} for mask in masks)
     assert all(mask.dtype == torch.float32 for mask in masks)
 
 
-def test_scores_equal_the_network_called_by_hand(segmenter: Segmenter, folder: Path) -> None:
+def test_scores_equal_the_network_called_by_hand(segmenter: CLIPSeg, folder: Path) -> None:
     model: Any = CLIPSegForImageSegmentation.from_pretrained(folder).eval()
     tokenizer: Any = CLIPTokenizer.from_pretrained(folder)
     images = pictures()
@@ -53,19 +56,19 @@ def test_scores_equal_the_network_called_by_hand(segmenter: Segmenter, folder: P
         assert torch.allclose(score, expected, atol=1e-5)
 
 
-def test_one_image_and_none(segmenter: Segmenter) -> None:
+def test_one_image_and_none(segmenter: CLIPSeg) -> None:
     (alone,) = segmenter.scores(pictures()[:1], "cat")
     assert torch.allclose(alone, segmenter.scores(pictures(), "cat")[0], atol=1e-5)
     assert segmenter.segment([], "cat") == []
 
 
-def test_the_word_matters_and_must_be_there(segmenter: Segmenter) -> None:
+def test_the_word_matters_and_must_be_there(segmenter: CLIPSeg) -> None:
     assert not torch.equal(segmenter.scores(pictures(), "cat")[0], segmenter.scores(pictures(), "dog")[0])
     with pytest.raises(StarringError, match="class-word"):
         segmenter.segment(pictures(), "  ")
 
 
-def test_the_id_knows_weights_and_threshold(segmenter: Segmenter, folder: Path) -> None:
+def test_the_id_knows_weights_and_threshold(segmenter: CLIPSeg, folder: Path) -> None:
     assert load_segmenter(str(folder)).id == segmenter.id
     assert load_segmenter(str(folder), threshold=0.4).id != segmenter.id
 
@@ -96,6 +99,49 @@ def test_coverage() -> None:
     assert coverage(mask) == 0.5
 
 
+def test_instances_are_the_pieces_of_the_mask(segmenter: CLIPSeg, folder: Path) -> None:
+    images = pictures()
+    middle = float(torch.cat([score.flatten() for score in segmenter.scores(images, "dog")]).median())
+    cutter = load_segmenter(str(folder), threshold=middle)
+    wholes, found = cutter.segment(images, "dog"), cutter.instances(images, "dog")
+    assert any(len(each) > 1 for each in found)
+    for whole, each, score in zip(wholes, found, segmenter.scores(images, "dog"), strict=True):
+        together = torch.stack([instance.mask for instance in each]).sum(0)
+        assert torch.equal(together.float(), whole)
+        for instance in each:
+            assert instance.score == pytest.approx(float(score[instance.mask].mean()))
+        weights = [instance.score * float(instance.mask.float().mean()) for instance in each]
+        assert weights == sorted(weights, reverse=True)
+
+
+def test_the_largest_and_most_certain_comes_first() -> None:
+    def square(side: int, score: float) -> Instance:
+        mask = torch.zeros(10, 10, dtype=torch.bool)
+        mask[:side, :side] = True
+        return Instance(mask=mask, score=score)
+
+    first, large, certain, nothing = square(2, 0.9), square(6, 0.6), square(5, 0.95), square(0, 1.0)
+    # areas 4, 36, 25 of 100: weights 0.036, 0.216, 0.2375
+    ordered = weightiest_first([first, large, certain, nothing])
+    assert ordered == [certain, large, first]
+
+
+def test_pieces_touch_at_corners_too() -> None:
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    mask[0, 0] = mask[1, 1] = mask[4, 4] = True
+    assert sorted(int(piece.sum()) for piece in pieces(mask)) == [1, 2]
+    assert pieces(torch.zeros(3, 3, dtype=torch.bool)) == []
+
+
 def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(StarringError, match="Did you mean 'clipseg'"):
         load_segmenter("clip-seg")
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(StarringError, match=r"'bert'.*clipseg"):
+        load_segmenter(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(StarringError, match="damaged"):
+        load_segmenter(str(tmp_path))

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
@@ -40,6 +40,9 @@ _PATTERNS = {
     "temporal": (".motion_modules.", (".attn1", ".attn2")),
     "feedforward": (".attentions.", ".ff"),
 }
+
+_PIECES = (".resnets", ".attentions", ".motion_modules", ".downsamplers", ".upsamplers")
+"""Lists whose members are blocks."""
 
 
 def linear_ddim() -> DDIMScheduler:
@@ -150,34 +153,6 @@ class AnimateDiff(Backbone):
             backbone.sample = from_json(Sample, to_json(backbone.sample) | cast("dict[str, Any]", saved))
         return backbone
 
-    def save_memory(
-        self,
-        *,
-        offload: bool = False,
-        vae_slicing: bool = False,
-        vae_tiling: bool = False,
-        checkpointing: bool = False,
-    ) -> Self:
-        """Trade time for memory; see :meth:`Backbone.save_memory`.
-
-        Raises:
-            StarringError: if ``offload`` is asked for without an accelerator.
-        """
-        if vae_slicing:
-            self.vae.enable_slicing()
-        if vae_tiling:
-            self.vae.enable_tiling()
-        if checkpointing:
-            self.denoiser.enable_gradient_checkpointing()
-        if offload and self._device is None:
-            device = torch.accelerator.current_accelerator(check_available=True)
-            if device is None:
-                raise StarringError(
-                    "Offloading parks networks on the CPU until an accelerator needs them; there is none."
-                )
-            self._offload_to(device)
-        return self
-
     def encode_text(self, prompts: str | Sequence[str]) -> Text:
         """Prompts to :class:`Text`: the encoder's last hidden states over its full length (77 tokens in SD 1.5)."""
         batch = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -253,12 +228,26 @@ class AnimateDiff(Backbone):
         """Places by name, down, middle, up; see :meth:`Backbone.sites`. There is no ``joint`` attention."""
         if kind == "stem":
             return {"conv_in": self.denoiser.conv_in}
+        if kind == "decoder":
+            return {f"up_blocks.{i}": block.motion_modules[-1] for i, block in enumerate(self.denoiser.up_blocks)}
+        if kind == "upsampler":
+            blocks = enumerate(self.denoiser.up_blocks)
+            return {f"up_blocks.{i}": block.upsamplers[-1] for i, block in blocks if block.upsamplers is not None}
         if kind not in _PATTERNS:
             raise self.no_site(kind)
         within, ending = _PATTERNS[kind]
         found = {n: m for n, m in self.denoiser.named_modules() if within in n and n.endswith(ending)}
         order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
         return dict(sorted(found.items(), key=lambda item: order[item[0].split(".", 1)[0]]))
+
+    def image_weights(self) -> dict[str, nn.Parameter]:
+        """All weights but those of the motion modules; see :meth:`Backbone.image_weights`."""
+        return {name: p for name, p in self.denoiser.named_parameters() if ".motion_modules." not in name}
+
+    def pieces(self) -> list[nn.Module]:
+        """Residual blocks, attention and motion modules, and what changes the size; see :meth:`Backbone.pieces`."""
+        named = (*self.denoiser.named_modules(), *self.vae.decoder.named_modules())
+        return [module for name, module in named if name.rpartition(".")[0].endswith(_PIECES)]
 
     def scheduler(self) -> Any:
         """A fresh scheduler in the backbone's configuration."""
@@ -278,16 +267,6 @@ class AnimateDiff(Backbone):
             raise StarringError(
                 f"{self.name} needs height and width in multiples of {self.factor}, and was given {height}x{width}."
             )
-
-    def _offload_to(self, device: torch.device) -> None:
-        """Let each network come to ``device`` when it is called, and send the one before it back to the CPU."""
-        from accelerate import cpu_offload_with_hook
-
-        self._device = device
-        former = None
-        for part in self.parts():
-            part.to("cpu")
-            _, former = cpu_offload_with_hook(part, device, prev_module_hook=former)
 
 
 def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ KINDS: dict[str, str] = {
     "joint": "attention over text and video together",
     "feedforward": "feed-forward layers of the image (or joint) blocks",
     "stem": "the first convolution or patch embedding",
+    "decoder": "levels of a U-Net's decoder, the last layer of each before it is enlarged",
+    "upsampler": "layers that enlarge the levels of a U-Net's decoder",
 }
 """Every kind of place a method may ask for; a backbone answers where it is, or that it has none."""
 
@@ -152,7 +154,6 @@ class Backbone(ABC):
             part.to(**{name: value for name, value in wanted.items() if value is not None})
         return self
 
-    @abstractmethod
     def save_memory(
         self,
         *,
@@ -168,7 +169,35 @@ class Backbone(ABC):
             vae_slicing: encode and decode frame by frame.
             vae_tiling: encode and decode large frames in overlapping tiles (approximate).
             checkpointing: recompute the denoiser's activations during backward.
+
+        Raises:
+            StarringError: if ``offload`` is asked for without an accelerator.
         """
+        vae, denoiser = cast("Any", self.vae), cast("Any", self.denoiser)
+        if vae_slicing:
+            vae.enable_slicing()
+        if vae_tiling:
+            vae.enable_tiling()
+        if checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        if offload and self._device is None:
+            device = torch.accelerator.current_accelerator(check_available=True)
+            if device is None:
+                raise StarringError(
+                    "Offloading parks networks on the CPU until an accelerator needs them; there is none."
+                )
+            self._offload_to(device)
+        return self
+
+    def _offload_to(self, device: torch.device) -> None:
+        """Let each network come to ``device`` when it is called, and send the one before it back to the CPU."""
+        from accelerate import cpu_offload_with_hook
+
+        self._device = device
+        former = None
+        for part in self.parts():
+            part.to("cpu")
+            _, former = cpu_offload_with_hook(part, device, prev_module_hook=former)
 
     @abstractmethod
     def encode_text(self, prompts: str | Sequence[str]) -> Text:
@@ -211,6 +240,24 @@ class Backbone(ABC):
 
         Raises:
             StarringError: if the kind is unknown, or this backbone has no such place.
+        """
+
+    def image_weights(self) -> dict[str, nn.Parameter]:
+        """The denoiser's own weights without its temporal layers', by name: those of the image model inside it.
+
+        Raises:
+            StarringError: if there is no image model inside it.
+        """
+        raise StarringError(
+            f"{self.name} ({self.family}) has no image model inside it whose weights could be fine-tuned. Choose"
+            " low-rank fine-tuning, or another --backbone."
+        )
+
+    @abstractmethod
+    def pieces(self) -> list[nn.Module]:
+        """The blocks of denoiser and decoder, none within another.
+
+        What is inside one is large and quickly computed, so that memory is saved by recomputing it during backward.
         """
 
     @abstractmethod

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from starring.errors import StarringError, unknown
+from starring.hub import fetched
 
 ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
 """AnimateDiff's second motion module, the one for Stable Diffusion 1.5."""
@@ -189,4 +190,6 @@ def load_part(part: Any, what: str, source: str, dtype: torch.dtype, subfolder: 
         )
     advice = "Check the name and the connection, or name a folder in diffusers layout."
     with quiet(), readable(what, source, advice):
-        return part.from_pretrained(where, dtype=dtype, subfolder=subfolder)
+        return part.from_pretrained(
+            str(fetched(source)) if is_hub_id(source) else where, dtype=dtype, subfolder=subfolder
+        )

@@ -6,7 +6,7 @@ import ast
 import inspect
 import json
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from starring.cli import show
@@ -84,13 +84,17 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def documented(kind: type[Any]) -> Iterator[tuple[str, str, str]]:
-    """Name, default and text of every field of a dataclass; the text is the string that follows it in the source."""
-    (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
+    """Name, default and text of every field of a dataclass and of those it is made from.
+
+    The text is the string that follows the field in the source.
+    """
     texts: dict[str, str] = {}
-    for field, after in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
-            texts[field.target.id] = " ".join(ast.literal_eval(after.value).split())
+    for part in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
+        (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(part))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, after in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
+                texts[field.target.id] = " ".join(ast.literal_eval(after.value).split())
     for field in fields(kind):
         default = "" if field.default is MISSING else json.dumps(to_json(field.default), ensure_ascii=False)
         yield field.name, default, texts.get(field.name, "")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from starring.cli import show
-from starring.cli.options import Machine, Number, Real, Word, prompts_of, small_world
+from starring.cli.options import Machine, Number, Real, Word, pairs, prompts_of, small_world
+from starring.cli.refining import refining
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
@@ -55,30 +56,45 @@ class Generate(Machine):
     correlation: Real = None
     """How much noise neighbouring frames share, in [0, 1); by default the method's own."""
     video: Annotated[Path | None, arg(metavar="CLIP")] = None
-    """Change this clip by partial denoising, instead of filming from nothing."""
+    """Change this clip (a video file or a folder of frames) by partial denoising, instead of filming from nothing."""
     strength: float = 0.8
-    """Share of the schedule that --video goes through, in (0, 1]."""
+    """Share of the schedule that --video goes through: 0 leaves it as it is, 1 makes it anew."""
     text_encoder: str = "own"
     """Whose text encoder reads the prompts: the backbone's own, or that of the backbone it was trained on (trained)."""
+    reward: Annotated[tuple[str, ...] | None, arg(metavar="[KEY=VALUE ...]")] = None
+    """Optimise each film towards the photographs after it was made (BridgeIV's test-time reward), with any method;
+    alone or with settings such as iterations=20 step=0.02. Takes as long again as filming, or longer."""
+    others: Annotated[tuple[Path, ...], arg(name="with", metavar="RUN [RUN ...]")] = ()
+    """More runs whose subjects appear in the same film; prompts then name all: "a <dog> dog and a <robot> robot"."""
     out: Annotated[Path | None, arg(metavar="FOLDER", aliases=["--output-dir"])] = None
     """Where films go; the run's videos/ by default."""
 
     def run(self) -> None:
         """Film."""
-        from starring.generate import from_sidecar
-
         if self.again is not None:
             if self.learned is not None or self.prompts or self.prompt_file is not None:
                 raise StarringError("A sidecar knows its run and prompt. Leave them out beside --from.")
-            own = self.load() if self.backbone is not None else None
-            with show.bars() as bars:
-                film = from_sidecar(self.again, backbone=own, folder=self.out, on_progress=filming(bars))
-            for note in film.notes:
-                show.remark(note)
-            if not film.notes:
-                show.result("Bit for bit the same film.")
+            self._again(self.again)
             return
         self._new()
+
+    def _again(self, sidecar: Path) -> None:
+        from starring.generate import from_sidecar as film_again
+        from starring.generate.again import read_facts
+        from starring.refine import from_sidecar as refine_again
+
+        facts = read_facts(sidecar)
+        chosen = any(getattr(self, f.name) for f in fields(Machine))
+        own = self.load(origin=None if self.backbone else facts["backbone"]["origin"]) if chosen else None
+        with show.bars() as bars:
+            if "refined" in facts:
+                film = refine_again(sidecar, backbone=own, folder=self.out, on_progress=refining(bars))
+            else:
+                film = film_again(sidecar, backbone=own, folder=self.out, on_progress=filming(bars))
+        for note in film.notes:
+            show.remark(note)
+        if not film.notes:
+            show.result("Bit for bit the same film.")
 
     def _new(self) -> None:
         from starring.data.prompts import check_prompt
@@ -91,17 +107,26 @@ class Generate(Machine):
             )
         opened = Run.open(self.learned)
         # Prompts are checked before gigabytes are loaded.
-        prompts = [check_prompt(prompt) for prompt in prompts_of(self.prompts, self.prompt_file)]
+        others = [Run.open(folder) for folder in self.others]
+        prompts = prompts_of(self.prompts, self.prompt_file)
+        if not others:
+            prompts = [check_prompt(prompt) for prompt in prompts]
         if not prompts:
             raise StarringError('There is no prompt. Write one, for example "a <*> dog running on the beach".')
         backbone = self.load(opened)
         small_world(backbone)
+        if others:
+            show.remark(
+                "Several learned subjects in one film go beyond the papers: each keeps its own words, but traits of one"
+                " may show on the other."
+            )
         sample = {key: getattr(self, key) for key in SAMPLE}
         with show.bars() as bars:
             generate(
                 opened, prompts, seed=self.seed, num=self.num, backbone=backbone, customized=not self.plain,
                 sample=sample, correlation=self.correlation, video=self.video, strength=self.strength,
-                text_encoder=self.text_encoder, folder=self.out, on_progress=filming(bars),
+                text_encoder=self.text_encoder, reward=False if self.reward is None else pairs(self.reward),
+                others=others, folder=self.out, on_progress=filming(bars),
             )  # fmt: skip
 
 
@@ -112,11 +137,17 @@ class Evaluate(Machine):
     learned: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
     """Runs that `learn` made; several are averaged by method."""
     suite: Word = None
-    """Suite of prompts (vcd, miniature) or a file with one prompt a line; by default what suits the backbone."""
+    """Suite of prompts (vcd, bridgeiv, dreambench, miniature, ...) or a file with one prompt a line; by default what suits the backbone."""
     seeds: tuple[int, ...] = (0, 1)
     """One film for each prompt and seed."""
     judge: Word = None
     """Who scores: miniature, paper, or a folder that holds clip and dino; by default whoever suits the backbone."""
+    protocol: Word = None
+    """How a paper measures: bridgeiv, vcd, personalvideo, customvideox, dualreal or vbench; by default every score."""
+    eyes: Annotated[tuple[str, ...], arg(metavar="ROLE=FILE")] = ()
+    """What you bring besides, such as aesthetic=HEAD.pth faces=YUNET.onnx+SFACE.onnx flow=RAFT.pth films=I3D.pt."""
+    real: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Real films (mp4) for the Fréchet video distance, which needs --eyes films=I3D.pt."""
     steps: Annotated[int | None, arg(metavar="INT", aliases=["--num-inference-steps"])] = None
     """Denoising steps."""
     guidance: Annotated[float | None, arg(metavar="FLOAT", aliases=["--guidance-scale"])] = None
@@ -137,6 +168,7 @@ class Evaluate(Machine):
         with show.bars() as bars:
             done = evaluate(
                 opened, suite=self.suite, seeds=self.seeds, judge=self.judge, backbone=backbone,
+                protocol=self.protocol, eyes={role: str(file) for role, file in pairs(self.eyes).items()}, real=self.real,
                 sample={"steps": self.steps, "guidance": self.guidance}, correlation=self.correlation, folder=self.out,
                 on_progress=lambda p: bars.move("films", p.share * p.total, p.total, "Filming and scoring", p.what),
             )  # fmt: skip
@@ -147,6 +179,8 @@ def evaluated(evaluation: Evaluation) -> None:
     """The table of an evaluation, and where everything is."""
     shown = evaluation.table
     show.table(shown.title, shown.columns, shown.rows, *shown.notes)
+    for table in evaluation.board.tables():
+        show.table(table.title, table.columns, table.rows, *table.notes)
     show.written("Results", evaluation.results)
     show.written("Report", evaluation.report)
 

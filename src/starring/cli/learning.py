@@ -59,7 +59,7 @@ class Learn(Machine):
     flip: Annotated[bool | None, arg(metavar="BOOL")] = None
     """Mirror half of the samples; False keeps the side on which a mark is."""
     segmenter: Word = None
-    """Who cuts the masks: miniature, clipseg, a hub id or folder."""
+    """Who cuts the masks: miniature, clipseg, grounded-sam, sam3, a hub id or folder; auto takes the best there is."""
     options: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
     """The method's own options; `starring methods NAME` lists them."""
     preview: Annotated[str | None, arg(metavar="PROMPT", aliases=["--validation-prompt"])] = None
@@ -109,6 +109,7 @@ def learning(bars: show.Bars) -> Callable[[Progress], None]:
     names = {
         "masks": "Cutting masks",
         "moments": "Encoding photographs",
+        "class": "Making pictures of the class",
         "learn": "Learning",
         "preview": "Filming a preview",
     }

@@ -31,6 +31,10 @@ class Machine:
     """Preset, folder in diffusers layout or hub id; by default the run's own, or the bundled miniature."""
     base: Word = None
     """Another Stable Diffusion 1.5 (folder, hub id or single-file checkpoint) under the same motion modules."""
+    adapter: Word = None
+    """Other motion modules (folder or hub id)."""
+    vae: Word = None
+    """Another VAE (folder or hub id)."""
     device: Word = None
     """Where to compute, such as cuda or cpu; the accelerator by default if there is one."""
     dtype: Word = None
@@ -44,15 +48,14 @@ class Machine:
     checkpointing: Annotated[bool, arg(aliases=["--gradient-checkpointing"])] = False
     """Recompute activations while learning: less memory, slower."""
 
-    def load(self, run: Run | None = None) -> Backbone:
-        """The backbone that these options describe, or the one that ``run`` was learned on."""
+    def load(self, run: Run | None = None, origin: Mapping[str, str] | None = None) -> Backbone:
+        """The backbone that these options describe, or the one that ``run`` was learned on, or that of ``origin``."""
         from starring.backbones.presets import load_backbone
 
-        origin = {"name_or_path": self.backbone or "miniature"}
+        origin = dict(origin) if origin is not None else {"name_or_path": self.backbone or "miniature"}
         if run is not None and self.backbone is None:
             origin = dict(run.record.origin)
-        if self.base is not None:
-            origin["base"] = self.base
+        origin |= {key: value for key in ("base", "adapter", "vae") if (value := getattr(self, key)) is not None}
         backbone = load_backbone(**origin, device=self.device, dtype=self.dtype)
         memory = {key: getattr(self, key) for key in ("offload", "vae_slicing", "vae_tiling", "checkpointing")}
         return backbone.save_memory(**memory) if any(memory.values()) else backbone

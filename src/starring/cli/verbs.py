@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 from tyro.conf import Positional, arg
 
 from starring.cli import show
+from starring.cli.ablating import Ablate
+from starring.cli.exchange import Adopt, Export, Verify
 from starring.cli.filming import Evaluate, Generate, evaluated
 from starring.cli.learning import Learn
 from starring.cli.options import Number, Word
+from starring.cli.refining import Refine
 
 if TYPE_CHECKING:
     from starring.data.masks import Segmenter
@@ -96,6 +99,8 @@ class Check:
                 )  # fmt: skip
                 found, masks = cut.found, cut.masks
             told = complaints(subject, size=size, found=found, encoder=load_dino(dino), masks=masks)
+        if subject.rights is not None:
+            show.result(f"Declared in subject.json: {subject.rights}.")
         show.complaints(told, len(subject))
         if self.sheet is not None:
             write_image(self.sheet, contact_sheet(overview(subject.images, masks), side=192))
@@ -133,7 +138,7 @@ def eyes_for(name: str | None, backbone: str) -> tuple[str, str]:
 
     name = name or (backbone if backbone in SEGMENTERS else "paper")
     if name == "paper":
-        return "dino-vits16", "clipseg"
+        return "dino-vits16", "auto"
     return (name, name) if name in SEGMENTERS else (f"{name}/dino", f"{name}/segmenter")
 
 
@@ -142,6 +147,11 @@ VERBS: dict[str, type[Any]] = {
     "check": Check,
     "learn": Learn,
     "generate": Generate,
+    "refine": Refine,
+    "verify": Verify,
     "evaluate": Evaluate,
+    "ablate": Ablate,
+    "export": Export,
+    "adopt": Adopt,
     "methods": Methods,
 }

@@ -8,6 +8,7 @@ square cut out first is moved, where the centred one would cut the subject, as f
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,9 @@ GREY = (128, 128, 128)
 TRIES = 8
 """So many draws may miss the subject before the photograph is taken as it is."""
 
+Layers = tuple[Image.Image, Image.Image, Image.Image]
+"""A photograph, the subject's mask, and where the photograph itself is (white), changed together."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Crop:
@@ -42,7 +46,10 @@ class Crop:
     pixels: Tensor
     """``3 s s`` in [-1, 1]."""
     mask: Tensor
-    """``1 s s`` in {0, 1}; all ones where there is no mask."""
+    """``1 s s`` in {0, 1}; where there is no mask, the same as ``extent``."""
+    extent: Tensor
+    """``1 s s`` in {0, 1}: where the photograph is, and not the grey around a small one or in a turned one's corners.
+    """
     caption: str
     """With ``<*>``, and with a prefix after a zoom."""
 
@@ -87,65 +94,66 @@ def take(
     Returns:
         A crop in which, if the mask has any subject, some of it is visible.
     """
-    white = _image(mask, image.size)
-    ground = 255 if mask is None else 0
+    picture, area = square(image, _image(mask, image.size))
+    whole = picture, area, Image.new("L", picture.size, 255)
     for _ in range(TRIES if data.augment else 0):
-        prefix, picture, area = _zoom(*_turn(*_mirror(*square(image, white), data, generator), data, ground, generator),
-                                      size, generator)  # fmt: skip
-        seen = _mask(area, 127)
-        if seen.any():
-            return Crop(pixels=_pixels(picture), mask=seen, caption=prefix + caption)
-    picture, area = _fill(*_mirror(*square(image, white), data, generator), size)
+        prefix, layers = _zoom(_turn(_mirror(whole, data, generator), data, generator), size, generator)
+        if _mask(layers[1], 127).any():
+            return _crop(layers, prefix + caption)
+    return _crop(_fill(_mirror(whole, data, generator), size), caption)
+
+
+def _crop(layers: Layers, caption: str) -> Crop:
+    picture, area, extent = layers
     seen = _mask(area, 127)
-    return Crop(pixels=_pixels(picture), mask=seen if seen.any() else _mask(area, 0), caption=caption)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    return Crop(pixels=pixels, mask=seen if seen.any() else _mask(area, 0), extent=_mask(extent, 127), caption=caption)
 
 
-def _mirror(
-    picture: Image.Image, area: Image.Image, data: Data, generator: torch.Generator
-) -> tuple[Image.Image, Image.Image]:
+def _mirror(layers: Layers, data: Data, generator: torch.Generator) -> Layers:
     if not data.flip or _uniform(generator) <= 0.5:
-        return picture, area
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), area.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return layers
+    return _each(lambda layer: layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT), layers)
 
 
-def _turn(
-    picture: Image.Image, area: Image.Image, data: Data, ground: int, generator: torch.Generator
-) -> tuple[Image.Image, Image.Image]:
+def _turn(layers: Layers, data: Data, generator: torch.Generator) -> Layers:
     if _uniform(generator) >= data.rotate:
-        return picture, area
+        return layers
     angle = DEGREES * float(torch.randn((), generator=generator))
-    return (
-        picture.rotate(angle, Image.Resampling.BICUBIC, fillcolor=GREY),
-        area.rotate(angle, Image.Resampling.NEAREST, fillcolor=ground),
-    )
+    picture, *areas = layers
+    mask, extent = (area.rotate(angle, Image.Resampling.NEAREST) for area in areas)
+    return picture.rotate(angle, Image.Resampling.BICUBIC, fillcolor=GREY), mask, extent
 
 
-def _zoom(
-    picture: Image.Image, area: Image.Image, size: int, generator: torch.Generator
-) -> tuple[str, Image.Image, Image.Image]:
+def _zoom(layers: Layers, size: int, generator: torch.Generator) -> tuple[str, Layers]:
     low, high = SHRINK if _uniform(generator) < 2 / 3 else GROW
     side = _even(size * (low + (high - low) * _uniform(generator)))
     prefix = _uniform(generator)
     if side > size:
-        picture, area = _fill(picture, area, side)
         left, top = _below(side - size + 1, generator), _below(side - size + 1, generator)
         window = (left, top, left + size, top + size)
-        return NEAR[prefix < 0.5], picture.crop(window), area.crop(window)
+        return NEAR[prefix < 0.5], _each(lambda layer: layer.crop(window), _fill(layers, side))
     if side < size * SMALL:
-        # The canvas counts as seen where there is no mask, as in the paper's code, whose unmasked draws hold it too.
-        blank = 255 if area.getextrema() == (255, 255) else 0
-        picture, area = _fill(picture, area, side)
-        canvas, ground = Image.new("RGB", (size, size), GREY), Image.new("L", (size, size), blank)
         place = (_below(size - side + 1, generator), _below(size - side + 1, generator))
-        canvas.paste(picture, place)
-        ground.paste(area, place)
-        return FAR[prefix < 0.5], canvas, ground
-    return "", *_fill(picture, area, size)
+        return FAR[prefix < 0.5], _each(lambda layer: _pasted(layer, size, place), _fill(layers, side))
+    return "", _fill(layers, size)
 
 
-def _fill(picture: Image.Image, area: Image.Image, side: int) -> tuple[Image.Image, Image.Image]:
-    shape = (side, side)
-    return picture.resize(shape, Image.Resampling.LANCZOS), area.resize(shape, Image.Resampling.BOX)
+def _pasted(layer: Image.Image, size: int, place: tuple[int, int]) -> Image.Image:
+    canvas = Image.new(layer.mode, (size, size), GREY if layer.mode == "RGB" else 0)
+    canvas.paste(layer, place)
+    return canvas
+
+
+def _fill(layers: Layers, side: int) -> Layers:
+    picture, *areas = layers
+    mask, extent = (area.resize((side, side), Image.Resampling.BOX) for area in areas)
+    return picture.resize((side, side), Image.Resampling.LANCZOS), mask, extent
+
+
+def _each(change: Callable[[Image.Image], Image.Image], layers: Layers) -> Layers:
+    picture, mask, extent = layers
+    return change(picture), change(mask), change(extent)
 
 
 def _even(value: float) -> int:
@@ -164,10 +172,6 @@ def _image(mask: Tensor | None, size: tuple[int, int]) -> Image.Image:
     if mask is None:
         return Image.new("L", size, 255)
     return Image.fromarray((mask.cpu() > 0.5).to(torch.uint8).mul(255).numpy())
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
 def _mask(area: Image.Image, above: int) -> Tensor:

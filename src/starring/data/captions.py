@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from starring.errors import StarringError
@@ -60,7 +60,7 @@ def _metadata_rows(path: Path) -> Iterable[tuple[str, str]]:
     if path.suffix == ".csv":
         rows = list(csv.DictReader(io.StringIO(text)))
     else:
-        rows = [_json_line(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [_json_line(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for row in rows:
         caption = next((row[key] for key in CAPTION_KEYS if isinstance(row, dict) and row.get(key)), None)
         if not isinstance(row, dict) or "file_name" not in row or not isinstance(caption, str):
@@ -68,7 +68,14 @@ def _metadata_rows(path: Path) -> Iterable[tuple[str, str]]:
                 f"{path} has an entry without 'file_name' and one of {', '.join(CAPTION_KEYS)}: {row!r}."
                 ' Write entries such as {"file_name": "1.jpg", "caption": "a <*> dog on grass"}.'
             )
-        yield str(row["file_name"]), " ".join(caption.split())
+        # Other trainers' files may name pictures from a folder further up.
+        name = PurePosixPath(str(row["file_name"])).name
+        if not (path.parent / name).is_file():
+            raise StarringError(
+                f"{path} has a caption for '{row['file_name']}', but there is no such file beside it. Correct the name,"
+                " or remove the entry."
+            )
+        yield name, " ".join(caption.split())
 
 
 def _json_line(path: Path, number: int, line: str) -> Any:

@@ -68,6 +68,8 @@ class LatentBank:
     """``v c 1 h w``."""
     masks: Tensor
     """``v 1 1 h w`` in {0, 1}, never empty."""
+    extents: Tensor
+    """``v 1 1 h w`` in {0, 1}: where the photograph is in the crop, and nothing was filled in around it."""
     captions: list[str]
     """With ``<*>``."""
     seed: int
@@ -99,18 +101,23 @@ class LatentBank:
             on_progress: called with (crops done, crops in all).
         """
         total = max(data.variants, len(subject))
-        means, stds, areas, captions = [], [], [], []
+        means, stds, areas, extents, captions = [], [], [], [], []
         chunk = max(1, min(CHUNK, LARGE // size**2))
         for start in range(0, total, chunk):
             crops = [_crop(subject, masks, data, size, seed, row) for row in range(start, min(total, start + chunk))]
             moments = encode(torch.stack([crop.pixels for crop in crops])[:, :, None])
             means.append(moments.mean.detach().float().cpu())
             stds.append(moments.std.detach().float().cpu())
-            areas.append(shrink(torch.stack([crop.mask for crop in crops])[:, :, None], moments.mean.shape[-2:]))
+            shape = moments.mean.shape[-2:]
+            areas.append(shrink(torch.stack([crop.mask for crop in crops])[:, :, None], shape))
+            extents.append(shrink(torch.stack([crop.extent for crop in crops])[:, :, None], shape))
             captions += [crop.caption for crop in crops]
             if on_progress is not None:
                 on_progress(len(captions), total)
-        return cls(mean=torch.cat(means), std=torch.cat(stds), masks=torch.cat(areas), captions=captions, seed=seed)
+        return cls(
+            mean=torch.cat(means), std=torch.cat(stds), masks=torch.cat(areas), extents=torch.cat(extents),
+            captions=captions, seed=seed,
+        )  # fmt: skip
 
     def rows(self, position: int, count: int) -> list[int]:
         """Crops number ``position`` to ``position + count`` of an endless order that shows all before any again.
@@ -128,21 +135,22 @@ class LatentBank:
             position: how many samples have been drawn before.
             count: how many to draw.
             generator: a CPU generator; gives the latents' noise and says which masks are opened.
-            unmasked: the share of samples whose mask becomes all ones.
+            unmasked: the share of samples whose mask becomes the whole photograph.
         """
         rows = self.rows(position, count)
         noise = torch.randn(self.mean[rows].shape, generator=generator)
-        opened = (torch.rand(count, generator=generator) < unmasked).float().view(-1, 1, 1, 1, 1)
+        opened = (torch.rand(count, generator=generator) < unmasked).view(-1, 1, 1, 1, 1)
         return Draw(
             latents=self.mean[rows] + self.std[rows] * noise,
-            masks=torch.maximum(self.masks[rows], opened.expand_as(self.masks[rows])),
+            masks=torch.where(opened, self.extents[rows], self.masks[rows]),
             captions=[self.captions[row] for row in rows],
             rows=rows,
         )
 
     def save(self, path: Path, key: str) -> None:
         """Write the bank, atomically; ``key`` says what it was made from (see :func:`bank_key`)."""
-        tensors = {"mean": self.mean, "std": self.std, "masks": self.masks.to(torch.uint8)}
+        areas = {"masks": self.masks.to(torch.uint8), "extents": self.extents.to(torch.uint8)}
+        tensors = {"mean": self.mean, "std": self.std, **areas}
         about = {"key": key, "seed": self.seed, "captions": self.captions}
         write_bytes(path, save({k: t.contiguous() for k, t in tensors.items()}, {"starring": json.dumps(about)}))
 
@@ -156,17 +164,18 @@ class LatentBank:
                 about = json.loads(stored.metadata()["starring"])
                 if about["key"] != key:
                     return None
-                mean, std, masks = (stored.get_tensor(name) for name in ("mean", "std", "masks"))
+                mean, std = stored.get_tensor("mean"), stored.get_tensor("std")
+                masks, extents = stored.get_tensor("masks").float(), stored.get_tensor("extents").float()
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError):
             return None
-        return cls(mean=mean, std=std, masks=masks.float(), captions=about["captions"], seed=about["seed"])
+        return cls(mean=mean, std=std, masks=masks, extents=extents, captions=about["captions"], seed=about["seed"])
 
 
 def bank_key(subject: Subject, masks: Sequence[Tensor | None], data: Data, size: int, seed: int, encoder: str) -> str:
     """A digest of everything that a bank follows from, so that a cached one is never used for something else."""
     about = [
         subject.digests,
-        [subject.caption(i, data.template) for i in range(len(subject))],
+        [subject.caption(i, template) for template in (data.templates or [data.template]) for i in range(len(subject))],
         [None if m is None else hashlib.sha256(m.to(torch.uint8).numpy().tobytes()).hexdigest() for m in masks],
         to_json(data), size, seed, encoder,
     ]  # fmt: skip
@@ -189,11 +198,12 @@ def shrink(masks: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _crop(subject: Subject, masks: Sequence[Tensor | None], data: Data, size: int, seed: int, row: int) -> Crop:
-    which = row % len(subject)
+    which, known = row % len(subject), data.templates or (data.template,)
+    drawn = int(torch.randint(len(known), (), generator=seeded(seed, "template", row)))
     return take(
         subject.images[which],
         masks[which],
-        subject.caption(which, data.template),
+        subject.caption(which, known[drawn]),
         data,
         size,
         seeded(seed, "crop", row),

@@ -1,15 +1,28 @@
-"""Prompts: reading them from files, checking them, and the suites that ship."""
+"""Prompts: reading them from files, checking them, and the benchmarks that ship."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from starring.errors import StarringError, unknown
 
 PLACEHOLDER = "<*>"
 """What stands for the subject in captions and prompts."""
+LIVE = frozenset(
+    {
+        "person", "man", "woman", "boy", "girl", "child", "baby", "dog", "puppy", "cat", "kitten", "horse", "rabbit",
+        "bird", "fish", "fox", "bear", "lion", "tiger",
+    }
+)  # fmt: skip
+"""Class words that get the prompts about somebody alive in a suite that does not know them."""
 
 
 def check_prompt(prompt: str) -> str:
@@ -25,6 +38,30 @@ def check_prompt(prompt: str) -> str:
         raise StarringError(
             f"The prompt '{prompt}' does not say where the subject goes. Put {PLACEHOLDER} before what it is, for"
             f" example 'a {PLACEHOLDER} dog running on the beach'."
+        )
+    return prompt
+
+
+def check_cast(prompt: str, words: Sequence[str]) -> str:
+    """``prompt`` without stray white space, if it names every subject of several.
+
+    Args:
+        prompt: such as ``a <dog> dog and a <robot> robot``.
+        words: what stands for each; ``<*>`` stands for the first one as well.
+
+    Raises:
+        StarringError: if a subject is missing, or a word in angle brackets stands for nobody.
+    """
+    prompt = " ".join(prompt.split())
+    named = re.findall(r"<[^<>\s]+>", prompt)
+    for word in named:
+        if word != PLACEHOLDER and word not in words:
+            raise unknown("subject in this cast", word, words, f"The prompt was '{prompt}'.")
+    missing = [w for i, w in enumerate(words) if w not in named and not (i == 0 and PLACEHOLDER in named)]
+    if missing:
+        raise StarringError(
+            f"The prompt '{prompt}' does not say where {' and '.join(missing)} should be. Name every subject, or film"
+            " without it."
         )
     return prompt
 
@@ -50,10 +87,95 @@ def read_prompts(path: str | Path) -> list[str]:
     return prompts
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Role:
+    """Whom a suite is about."""
+
+    class_word: str
+    """What the subject is."""
+    kind: str
+    """``live`` or ``object``: which list of prompts it gets."""
+    number: int = 1
+    """Tells subjects of one class word apart, from 1."""
+    seed: int | None = None
+    """Its seed in the bundled miniature world, where the suite is a twin in that world."""
+    motion: str = ""
+    """The motion that fills ``{motion}``, where the suite has motions."""
+    prompts: tuple[str, ...] = ()
+    """Its own prompts, where they are not the kind's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """A benchmark: subjects, prompts by category, and how many seeds."""
+
+    name: str
+    """Its name."""
+    about: str
+    """Its sizes, in words."""
+    source: str
+    """Whose evaluation it follows."""
+    protocol: str
+    """How that evaluation measures: a name in :data:`starring.metrics.protocols.PROTOCOLS`."""
+    seeds: int
+    """Films for each prompt."""
+    roles: tuple[Role, ...]
+    """Its subjects."""
+    prompts: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """kind (``live``, ``object`` or ``any``) -> category -> templates."""
+
+    def role(self, class_word: str) -> Role:
+        """The first subject of that class word; for a stranger, an object that moves as the first subject does."""
+        same = [role for role in self.roles if role.class_word == class_word]
+        if same:
+            return same[0]
+        kind = "live" if class_word.split(" ")[-1] in LIVE else "object"
+        return Role(class_word=class_word, kind=kind, motion=self.roles[0].motion)
+
+    def categories(self, role: Role) -> dict[str, list[str]]:
+        """The prompts about a subject, by category."""
+        groups = self.prompts.get(role.kind, self.prompts.get("any", {}))
+        if role.prompts or not groups:
+            own = role.prompts or next(other.prompts for other in self.roles if other.prompts)
+            groups = {"own": own}
+        return {
+            name: [
+                check_prompt(each.replace("{class_word}", role.class_word).replace("{motion}", role.motion))
+                for each in templates
+            ]
+            for name, templates in groups.items()
+        }
+
+    def films(self) -> int:
+        """How many films it asks for, of all subjects."""
+        return self.seeds * sum(len(some) for role in self.roles for some in self.categories(role).values())
+
+
 def suites() -> list[str]:
-    """Names of the prompt suites that ship."""
+    """Names of the suites that ship."""
     folder = resources.files("starring.data") / "suites"
-    return sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """A suite that ships.
+
+    Raises:
+        StarringError: for an unknown suite, with the nearest name.
+    """
+    if name not in suites():
+        raise unknown("suite", name, suites(), hint="A text file with one prompt a line works as well.")
+    text = (resources.files("starring.data") / "suites" / f"{name}.toml").read_text(encoding="utf-8")
+    values = tomllib.loads(text)
+    motions = values.get("motions", [""])
+    return Suite(
+        name=name, about=values["about"], source=values["source"], protocol=values["protocol"], seeds=values["seeds"],
+        roles=tuple(_roles(values["subjects"], motions)),
+        prompts={
+            kind: {category: tuple(lines) for category, lines in groups.items()}
+            for kind, groups in values.get("prompts", {}).items()
+        },
+    )  # fmt: skip
 
 
 def suite(name: str, class_word: str) -> list[str]:
@@ -62,16 +184,27 @@ def suite(name: str, class_word: str) -> list[str]:
     Raises:
         StarringError: for an unknown suite, with the nearest name.
     """
-    if name not in suites():
-        raise unknown("suite", name, suites(), hint="A text file with one prompt a line works as well.")
-    text = (resources.files("starring.data") / "suites" / f"{name}.txt").read_text(encoding="utf-8")
-    return [check_prompt(line.replace("{class_word}", class_word)) for line in _lines(text)]
+    found = load_suite(name)
+    return [prompt for some in found.categories(found.role(class_word)).values() for prompt in some]
 
 
 def plain(prompt: str, class_word: str) -> str:
     """The prompt as somebody would write it who does not know the subject: ``<*>`` gives way to the class word."""
     named = prompt.replace(f"{PLACEHOLDER} {class_word}", class_word) if class_word else prompt
     return " ".join(named.replace(PLACEHOLDER, class_word).split())
+
+
+def _roles(subjects: Sequence[Mapping[str, Any]], motions: Sequence[str]) -> Iterable[Role]:
+    """Subjects one by one; motions take turns."""
+    number = Counter[str]()
+    turn = cycle(motions)
+    for entry in subjects:
+        for _ in range(entry.get("count", 1)):
+            number[entry["class"]] += 1
+            yield Role(
+                class_word=entry["class"], kind=entry["kind"], number=number[entry["class"]], seed=entry.get("seed"),
+                motion=next(turn), prompts=tuple(entry.get("prompts", ())),
+            )  # fmt: skip
 
 
 def _lines(text: str) -> Iterable[str]:

@@ -18,6 +18,8 @@ from torch import Tensor
 from starring.data.captions import beside, read_captions
 from starring.data.prompts import PLACEHOLDER
 from starring.data.quality import apart, blur, fingerprint
+from starring.data.rights import FILE as DECLARATION
+from starring.data.rights import Rights, read_rights
 from starring.errors import StarringError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -45,7 +47,7 @@ class Complaint:
     """The file or folder it is about."""
     kind: str
     """``unreadable``, ``unsupported``, ``caption``, ``few``, ``small``, ``duplicate``, ``blurred``, ``no-subject``,
-    ``outlier`` or ``unmasked``."""
+    ``outlier``, ``consent`` or ``unmasked``."""
     message: str
     """What was found, as one sentence."""
     advice: str
@@ -77,6 +79,8 @@ class Subject:
     """The folder read, ``None`` for pictures that never were files."""
     skipped: list[Complaint] = field(default_factory=list[Complaint])
     """What was left out on reading, and why."""
+    rights: Rights | None = None
+    """What ``subject.json`` in the folder declares, ``None`` without one."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,7 +95,7 @@ class Subject:
 
         Raises:
             StarringError: if there is no such folder, no image in it, or none that can be read; or if a caption file
-                does not fit the images.
+                does not fit the images, or ``subject.json`` is malformed.
         """
         folder = Path(folder).expanduser()
         files, skipped = _image_files(folder)
@@ -117,7 +121,7 @@ class Subject:
         title = name or slug(folder.resolve().stem if folder.is_file() else folder.resolve().name)
         return cls(
             images=images, paths=paths, captions=captions, digests=digests, sizes=sizes,
-            class_word=class_word.strip(), name=title, folder=folder, skipped=skipped,
+            class_word=class_word.strip(), name=title, folder=folder, skipped=skipped, rights=read_rights(home),
         )  # fmt: skip
 
     @classmethod
@@ -142,7 +146,7 @@ class Subject:
             images=[self.images[i] for i in rows], paths=[self.paths[i] for i in rows],
             captions=[self.captions[i] for i in rows], digests=[self.digests[i] for i in rows],
             sizes=[self.sizes[i] for i in rows], class_word=self.class_word, name=self.name,
-            folder=self.folder, skipped=self.skipped,
+            folder=self.folder, skipped=self.skipped, rights=self.rights,
         )  # fmt: skip
 
     def caption(self, index: int, template: str) -> str:
@@ -275,6 +279,12 @@ def complaints(
         Complaints in the photographs' order, what was skipped on reading first.
     """
     told = list(subject.skipped)
+    objection = subject.rights.objection() if subject.rights is not None else ""
+    if objection:
+        told.append(Complaint(
+            path=(subject.folder or Path(subject.name)) / DECLARATION, kind="consent", message=objection,
+            advice="Nothing can be learned before the owner agrees (again).",
+        ))  # fmt: skip
     if len(subject) < FEW:
         told.append(Complaint(
             path=subject.folder or Path(subject.name), kind="few",

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from starring.data.files import write_bytes
+from starring.data.footage import fitted, reel
 from starring.errors import StarringError
+
+DIGEST, UNKNOWN = "pictures_sha256", "0" * 64
+"""Where a film notes the digest of its compressed pictures, and what stands there until it is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,57 +59,21 @@ def read_video(
         size: height and width to which every frame is resized (Lanczos) and centre-cropped, keeping its proportions.
 
     Raises:
-        StarringError: if there is no such file, it is no video, or it has no frame left.
+        StarringError: if there is no such file, it is no video, it breaks off (with how many frames were decoded), or
+            it has no frame left.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise StarringError(f"There is no video {path}. Check the path.")
     if every < 1 or start < 0 or (frames is not None and frames < 1):
         raise StarringError(
             f"frames ({frames}) and every ({every}) must be at least 1, and start ({start}) at least 0."
         )
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise StarringError(
-                    f"{path} holds no video stream. Give a clip such as .mp4, .avi, .mov, .webm or .gif."
-                )
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 8)
-            kept = [_fit(frame, size) for frame in _frames(container, stream, frames, start, every)]
-            metadata = dict(container.metadata)
-    except (FFmpegError, OSError) as error:
-        raise StarringError(f"{path} cannot be read as a video ({error}). Convert it to .mp4 and try again.") from error
+    with reel(path) as opened:
+        passed = islice(opened.frames, start, None, every)
+        kept = [fitted(frame.upright(), size) for frame in islice(passed, frames)]
     if not kept:
         raise StarringError(f"{path} has no frame after number {start}. Choose an earlier start.")
     pixels = torch.from_numpy(np.stack(kept)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    return Clip(pixels=pixels, fps=rate / every, metadata=metadata)
-
-
-def _frames(
-    container: InputContainer, stream: VideoStream, frames: int | None, start: int, every: int
-) -> Iterator[NDArray[np.uint8]]:
-    taken = 0
-    for number, frame in enumerate(container.decode(stream)):
-        if number < start or (number - start) % every:
-            continue
-        # Telephones film sideways and note the turn.
-        turns = round(frame.rotation / 90) % 4
-        yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns), dtype=np.uint8)
-        taken += 1
-        if taken == frames:
-            return
-
-
-def _fit(frame: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    if size is None:
-        return frame
-    image, (height, width) = Image.fromarray(frame), size
-    scale = max(height / image.height, width / image.width)
-    shape = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(shape, Image.Resampling.LANCZOS)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.uint8)
+    return Clip(pixels=pixels, fps=(opened.fps or 8) / every, metadata=opened.metadata)
 
 
 def write_video(
@@ -114,6 +82,7 @@ def write_video(
     *,
     fps: float = 8,
     metadata: Mapping[str, Any] | None = None,
+    title: str = "",
     crf: int = 16,
     enlarge: int = 1,
 ) -> Path:
@@ -124,7 +93,9 @@ def write_video(
         pixels: ``1 3 F H W`` or ``3 F H W`` in [-1, 1], clamped here. Odd sizes get one row or column more, since
             yuv420p has none.
         fps: frames per second.
-        metadata: kept as JSON in the container's comment (see :func:`read_comment`).
+        metadata: kept as JSON in the container's comment (see :func:`read_comment`), with a digest of the compressed
+            pictures (see :func:`untouched`).
+        title: the container's title, which players show.
         crf: quality of x264, 0 (lossless but for the colours) to 51.
         enlarge: repeat every pixel so often in both directions, to look at small films.
 
@@ -140,19 +111,20 @@ def write_video(
         frames = frames.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
     odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, _encode(np.pad(frames, odd, mode="edge"), fps, metadata, crf))
+    write_bytes(path, _encode(np.pad(frames, odd, mode="edge"), fps, metadata, title, crf))
     return path
 
 
-def _encode(frames: NDArray[np.uint8], fps: float, metadata: Mapping[str, Any] | None, crf: int) -> bytes:
-    buffer, comment = io.BytesIO(), json.dumps(metadata, sort_keys=True, ensure_ascii=False) if metadata else ""
+def _encode(frames: NDArray[np.uint8], fps: float, metadata: Mapping[str, Any] | None, title: str, crf: int) -> bytes:
+    # The digest is of what is written, so a place is kept for it and filled afterwards; lengths stay.
+    kept = {**metadata, DIGEST: UNKNOWN} if metadata else {}
+    buffer, comment = io.BytesIO(), json.dumps(kept, sort_keys=True, ensure_ascii=False) if kept else ""
     # No dates, and one thread: the same film is the same file. Room for the index is kept in front, since moving it
     # there afterwards takes a file that can be opened twice.
-    index = 4096 + 4 * len(comment.encode()) + 64 * len(frames)
+    index = 4096 + 4 * len((comment + title).encode()) + 64 * len(frames)
     options = {"fflags": "+bitexact", "moov_size": str(index)}
     with av.open(buffer, "w", format="mp4", container_options=options) as container:
-        if comment:
-            container.metadata["comment"] = comment
+        container.metadata.update({key: text for key, text in (("comment", comment), ("title", title)) if text})
         settings = {"crf": str(crf), "preset": "medium", "threads": "1"}
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=settings)
         stream.height, stream.width = frames.shape[1:3]
@@ -160,7 +132,17 @@ def _encode(frames: NDArray[np.uint8], fps: float, metadata: Mapping[str, Any] |
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return data.replace(UNKNOWN.encode(), _digest(io.BytesIO(data)).encode(), 1) if kept else data
+
+
+def _digest(file: str | io.BytesIO) -> str:
+    """SHA-256 of a film's compressed pictures, in their order in the file."""
+    digest = hashlib.sha256()
+    with av.open(file, "r") as container:
+        for packet in container.demux(video=0):
+            digest.update(bytes(packet))
+    return digest.hexdigest()
 
 
 def read_comment(path: str | Path) -> dict[str, Any]:
@@ -169,6 +151,20 @@ def read_comment(path: str | Path) -> dict[str, Any]:
     Raises:
         StarringError: if the file is no video.
     """
+    return {key: value for key, value in _comment(path).items() if key != DIGEST}
+
+
+def untouched(path: str | Path) -> bool:
+    """Whether a film's pictures are those that :func:`write_video` wrote: neither cut nor compressed again since.
+
+    Raises:
+        StarringError: if the file is no video.
+    """
+    noted = _comment(path).get(DIGEST)
+    return noted is not None and noted == _digest(str(path))
+
+
+def _comment(path: str | Path) -> dict[str, Any]:
     try:
         with av.open(str(path)) as container:
             value = json.loads(container.metadata.get("comment", "{}"))

@@ -146,12 +146,21 @@ def partial(
     Raises:
         StarringError: if the strength is outside [0, 1].
     """
+    start = first_step(strength, steps)
+    if start == steps:
+        return init
+    return _last(trajectory(predict, scheduler, noise, steps, guidance, start, init, generator), on_step)
+
+
+def first_step(strength: float, steps: int) -> int:
+    """Where a partial run begins that goes through the last ``ceil(strength * steps)`` steps: ``steps`` if none.
+
+    Raises:
+        StarringError: if the strength is outside [0, 1].
+    """
     if not 0.0 <= strength <= 1.0:
         raise StarringError(f"The strength is {strength}, but it must lie in [0, 1]: the share of the schedule to run.")
-    run = math.ceil(round(strength * steps, 6))
-    if run == 0:
-        return init
-    return _last(trajectory(predict, scheduler, noise, steps, guidance, steps - run, init, generator), on_step)
+    return steps - math.ceil(round(strength * steps, 6))
 
 
 def guided(predict: Predict, x: Tensor, t: Tensor, guidance: float) -> Tensor:

@@ -16,15 +16,17 @@ from starring.config import Sample, to_json
 from starring.data.files import write_text
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
+from starring.evaluate.board import Board, judged, real_films
 from starring.evaluate.page import page
 from starring.evaluate.shots import Ledger, Order, Shot, Studio
 from starring.evaluate.wishes import Task, find_judge, find_runs, home_of, settings_of, tasks_of
 from starring.generate import Progress as FilmProgress
 from starring.methods import build
+from starring.metrics.catalogue import IDENTITY, short
 from starring.metrics.report import Section, html
 from starring.metrics.statistics import estimate, one_protocol
-from starring.metrics.suite import IDENTITY, Judge, References
-from starring.metrics.table import Ceiling, Measured, Row, Table, all_rows, as_table
+from starring.metrics.suite import Judge, References
+from starring.metrics.table import Ceiling, Measured, Row, Table, all_rows, as_table, comparable
 from starring.run import Run
 
 Renders = Mapping[str, Sequence[tuple[str, Tensor]]]
@@ -68,6 +70,8 @@ class Evaluation:
     """Every film with its scores: for each run, prompt and seed the customized one and then the floor."""
     notes: tuple[str, ...]
     """What a reader must know to judge the numbers."""
+    board: Board
+    """Methods side by side, motion that was kept, cost, distances from real films."""
     results: Path
     """``results.json``."""
     report: Path
@@ -78,7 +82,8 @@ def evaluate(
     runs: Run | str | Path | Sequence[Run | str | Path], *, suite: str | Path | Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1), backbone: Backbone | str | Path | None = None,
     sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
-    judge: Judge | str | None = None, subjects: Mapping[str, Subject] | None = None, renders: Renders | None = None,
+    judge: Judge | str | None = None, protocol: str | None = None, eyes: Mapping[str, str] | None = None,
+    real: str | Path | None = None, subjects: Mapping[str, Subject] | None = None, renders: Renders | None = None,
     labels: Sequence[str] | None = None, folder: str | Path | None = None, title: str | None = None,
     sections: Sequence[Section] = (), on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:  # fmt: skip
@@ -97,6 +102,11 @@ def evaluate(
         correlation: gamma of the noise prior for both; the run's own by default.
         judge: who scores, or a judge's name (``miniature``, ``paper``, a folder); by default the one that suits the
             first run's backbone.
+        protocol: how a paper measures, a name in :data:`starring.metrics.protocols.PROTOCOLS`; by default every score
+            that the eyes at hand can give.
+        eyes: what a person brings besides, such as ``{"aesthetic": "sa_0_4_vit_l_14_linear.pth"}``; see
+            :func:`starring.metrics.suite.load_judge`.
+        real: a folder of real films for FVD, which needs ``eyes={"films": "i3d_torchscript.pt"}``.
         subjects: the photographs by the run's name, where the run's own folder is gone.
         renders: real films of the subjects, which then are the ceiling instead of the photographs.
         labels: one for each run: runs of one label are averaged; the method's name by default.
@@ -115,11 +125,17 @@ def evaluate(
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise StarringError(f"Seeds must be different whole numbers from 0, at least one; not {list(seeds)}.")
     settings = settings_of(sample)
-    chosen = find_judge(judge, opened[0], backbone)
+    chosen = find_judge(judge, opened[0], backbone, protocol, eyes)
+    if real is not None:
+        real_films(real)
+        if chosen.films is None:
+            raise StarringError(
+                "FVD needs a video network by path: eyes films=i3d_torchscript.pt (StyleGAN-V's export)."
+            )
     ledger = Ledger.open(home_of(opened, suite, folder))
     wish = Wish(seeds=seeds, backbone=backbone, sample=settings, correlation=correlation, renders=renders or {})
     found = carried_out(tasks, wish, chosen, ledger, on_progress)
-    return told(tasks, found, chosen, ledger, title or _title(tasks), sections)
+    return told(tasks, found, chosen, ledger, title or _title(tasks), sections, real)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -166,10 +182,13 @@ def carried_out(
         for task in tasks:
             backbone = _backbone(wish.backbone, task.run, loaded)
             references = judge.references(task.subject.images)
-            ceilings = _ceilings(judge, task, references, wish.renders.get(task.run.name, ()))
-            if not ceilings:
-                found.notes.append(f"{task.run.name} has a single photograph, so its films have no ceiling.")
             orders = _orders(task, backbone, wish)
+            films = wish.renders.get(task.run.name, ())
+            ceilings = _ceilings(judge, task, references, films, orders[0].sample.fps)
+            if not ceilings and len(references) == 1:
+                found.notes.append(f"{task.run.name} has a single photograph, so its films have no ceiling.")
+            if judge.faceless(references):
+                found.notes.append(f"No photograph of {task.run.name} shows a face, so it has no face similarity.")
             shots = [watch.count(studio.shot(order, backbone, references)) for order in orders]
             found.measured.append(_measured(task, shots, ceilings))
             found.shots += shots
@@ -182,20 +201,29 @@ def carried_out(
 
 
 def told(
-    tasks: Sequence[Task], found: Found, judge: Judge, ledger: Ledger, title: str, sections: Sequence[Section]
-) -> Evaluation:
+    tasks: Sequence[Task], found: Found, judge: Judge, ledger: Ledger, title: str, sections: Sequence[Section],
+    real: str | Path | None = None,
+) -> Evaluation:  # fmt: skip
     """Write results and report."""
-    rows = all_rows(found.measured)
-    notes = (*found.notes, *_warnings(judge, tasks, rows))
+    measured, apart = comparable(found.measured)
+    rows = all_rows(measured)
+    together = judged(tasks, found.shots, judge, ledger, real)
+    notes = (
+        *together.notes, *found.notes, *apart, *unlike(found.shots), *_unseen(judge), *_warnings(judge, tasks, rows)
+    )  # fmt: skip
     runs = [{"name": task.run.name, "label": task.label, "prompts": task.prompts} for task in tasks]
-    table = {"rows": [to_json(row) for row in rows], "notes": list(notes), "judge": judge.protocol, "runs": runs}
+    table = {
+        "rows": [to_json(row) for row in rows], "notes": list(notes), "judge": judge.protocol, "runs": runs,
+        "protocol": to_json(judge.preset), "protocols": {short(row.protocol): row.protocol for row in rows},
+        "board": to_json(together),
+    }  # fmt: skip
     results = ledger.save(table)
     report = ledger.folder / "report.html"
     subjects = [(task.run, task.subject) for task in tasks]
-    write_text(report, html(page(title, rows, subjects, found.shots, notes, sections)))
+    write_text(report, html(page(title, rows, subjects, found.shots, notes, sections, together.tables())))
     return Evaluation(
         folder=ledger.folder, rows=rows, table=as_table(rows, title, notes), shots=found.shots, notes=notes,
-        results=results, report=report,
+        board=together, results=results, report=report,
     )  # fmt: skip
 
 
@@ -251,13 +279,14 @@ def _orders(task: Task, backbone: Backbone, wish: Wish) -> list[Order]:
 
 
 def _ceilings(
-    judge: Judge, task: Task, references: References, films: Sequence[tuple[str, Tensor]]
+    judge: Judge, task: Task, references: References, films: Sequence[tuple[str, Tensor]], fps: float
 ) -> dict[str, Ceiling]:
     """What the subject itself reaches: in real films where there are some, otherwise photograph against photograph."""
     if not films:
         found = judge.ceilings(references)
         return {key: Ceiling(estimate=e, protocol=p, source="references") for key, (e, p) in found.items()}
-    scored = [judge.score(pixels, task.said(prompt), references) for prompt, pixels in films]
+    word = task.class_word
+    scored = [judge.score(pixels, task.said(prompt), references, fps=fps, class_word=word) for prompt, pixels in films]
     return {
         key: Ceiling(
             estimate=estimate([scores[key].value for scores in scored]),
@@ -265,6 +294,7 @@ def _ceilings(
             source="renders",
         )
         for key in scored[0]
+        if all(key in scores for scores in scored)
     }
 
 
@@ -278,11 +308,28 @@ def _measured(task: Task, shots: Sequence[Shot], ceilings: Mapping[str, Ceiling]
     )
 
 
+def _unseen(judge: Judge) -> list[str]:
+    """Scores of a paper's protocol that nobody can give, and what they take."""
+    unseen = judge.unseen if judge.preset.name != "starring" else {}
+    reasons = unseen or dict(judge.missing)
+    found = [f"{title} is left out. It takes {reason}" for title, reason in reasons.items()]
+    return [*found, judge.preset.unsaid] if judge.preset.unsaid else found
+
+
+def unlike(shots: Sequence[Shot]) -> list[str]:
+    """A sentence, where films differ in length or rate."""
+    kinds = {f"{shot.count} frames at {shot.fps:g} fps": shot.run for shot in shots}
+    if len(kinds) < 2:
+        return []
+    listed = ", ".join(f"{kind} ({run})" for kind, run in kinds.items())
+    return [f"Films differ in length or rate: {listed}. Scores over time compare only roughly between them."]
+
+
 def _warnings(judge: Judge, tasks: Sequence[Task], rows: Sequence[Row]) -> list[str]:
     """What a reader must know to judge the numbers."""
     found: list[str] = []
     said = {task.said(prompt) for task in tasks for prompt in task.prompts}
-    long = judge.clip.too_long(sorted(said))
+    long = judge.clip.too_long(sorted(said)) if judge.eyes.clip is not None else []
     if long:
         many = "1 prompt exceeds" if len(long) == 1 else f"{len(long)} prompts exceed"
         found.append(f"{many} CLIP's {judge.clip.context} tokens; only the beginning was compared.")

@@ -10,7 +10,7 @@ from PIL import Image
 from starring.data.subject import Subject
 from starring.evaluate.shots import Shot, unrolled
 from starring.metrics.report import SMALL, Chapter, Pair, Picture, Report, Screen, Section
-from starring.metrics.table import Row
+from starring.metrics.table import Row, Table
 from starring.run import Run
 
 FRAMES = 8
@@ -28,6 +28,7 @@ def page(
     shots: Sequence[Shot],
     notes: Sequence[str],
     sections: Sequence[Section],
+    tables: Sequence[Table] = (),
 ) -> Report:
     """Everything on the page.
 
@@ -38,6 +39,7 @@ def page(
         shots: for each run, prompt and seed the customized film and then the floor.
         notes: what a reader must know.
         sections: further parts.
+        tables: further tables, below the first.
     """
     prompts, seeds = {shot.said for shot in shots}, {shot.seed for shot in shots}
     lead = (
@@ -50,7 +52,9 @@ def page(
         f"class word '{run.record.subject.class_word}', {len(subject)} photographs. {run.record.recipe.source}".strip()
         for run, subject in runs
     }
-    return Report(title=title, lead=lead, rows=rows, chapters=chapters, sections=sections, notes=notes, facts=facts)
+    return Report(
+        title=title, lead=lead, rows=rows, chapters=chapters, sections=sections, notes=notes, facts=facts, tables=tables
+    )  # fmt: skip
 
 
 def _count(number: int, what: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from starring.backbones.base import Backbone
-from starring.config import Sample, to_json
+from starring.config import Reward, Sample, to_json
 from starring.data.files import write_image, write_json
 from starring.errors import StarringError
 from starring.generate import Film, fingerprint, generate
 from starring.generate import Progress as FilmProgress
 from starring.metrics.statistics import Score
 from starring.metrics.suite import Judge, References
+from starring.reward import Eyes
 from starring.run import Run
 
 VERSION = 1
@@ -50,6 +53,10 @@ class Order:
     """gamma of the noise prior, the same with and without customization."""
     weights: str | None
     """SHA-256 of what was learned; ``None`` for the floor."""
+    reward: Reward | None = None
+    """How it is optimised afterwards."""
+    eyes: Eyes | None = None
+    """Who looks for the reward."""
 
     def key(self, backbone: str) -> str:
         """Sixteen digits that change with anything that the film depends on.
@@ -62,6 +69,9 @@ class Order:
         if self.customized:
             learned = {"method": record.recipe.method, "options": to_json(record.recipe.options), "sha": self.weights}
         shot = {"prompt": self.prompt, "seed": self.seed, "sample": to_json(self.sample), "gamma": self.correlation}
+        if self.reward is not None and self.eyes is not None:
+            looks = f"{self.eyes.segmenter.id}, {self.eyes.encoder.protocol}"
+            shot["reward"] = {"options": to_json(self.reward), "eyes": looks}
         text = json.dumps({"backbone": backbone, "learned": learned, **shot}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -87,7 +97,18 @@ class Shot:
     count: int
     """How many frames."""
     scores: Mapping[str, Score]
-    """By key of :data:`starring.metrics.suite.METRICS`."""
+    """By key of :data:`starring.metrics.catalogue.METRICS`."""
+    fps: float = 8
+    """Frames a second."""
+    seconds: float | None = None
+    """How long it took to film, when it was filmed."""
+    memory: int | None = None
+    """Most bytes that the GPU held meanwhile; ``None`` on a CPU."""
+
+    def load(self) -> NDArray[np.uint8]:
+        """Its uncompressed frames, ``F H W 3``."""
+        with Image.open(self.frames) as sheet:
+            return unrolled(sheet, self.count)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -134,8 +155,8 @@ class Ledger:
             frames = unrolled(sheet, kept["count"])
         return frames if digest(frames) == kept["frames_sha256"] else None
 
-    def keep(self, key: str, film: Film) -> None:
-        """Enter a film that was just written, and its frames."""
+    def keep(self, key: str, film: Film, seconds: float, memory: int | None) -> None:
+        """Enter a film that was just written, its frames, and what it took."""
         if film.path is None:
             raise AssertionError("an evaluation keeps its films")
         sheet = film.path.with_suffix(".frames.png")
@@ -147,6 +168,8 @@ class Ledger:
             "frames_sha256": digest(film.frames),
             "prompt": film.prompt,
             "seed": film.seed,
+            "seconds": round(seconds, 3),
+            "memory": memory,
         }
         self.save()
 
@@ -172,8 +195,9 @@ class Studio:
         key = order.key(f"{fingerprint(backbone)} {backbone.dtype} {backbone.device.type}")
         frames = self.ledger.frames(key)
         if frames is None:
-            film = self._film(order, backbone)
-            self.ledger.keep(key, film)
+            with watched(backbone.device) as spent:
+                film = self._film(order, backbone)
+            self.ledger.keep(key, film, spent.seconds, spent.memory)
             frames = film.frames
         kept = self.ledger.films[key]
         return Shot(
@@ -185,7 +209,10 @@ class Studio:
             film=self.ledger.folder / kept["film"],
             frames=self.ledger.folder / kept["frames"],
             count=kept["count"],
-            scores=self._scores(key, frames, order.said, references),
+            scores=self._scores(key, frames, order, references),
+            fps=order.sample.fps,
+            seconds=kept.get("seconds"),
+            memory=kept.get("memory"),
         )
 
     def _film(self, order: Order, backbone: Backbone) -> Film:
@@ -197,22 +224,49 @@ class Studio:
             customized=order.customized,
             sample=order.sample,
             correlation=order.correlation,
+            reward=order.reward or False,
+            eyes=order.eyes,
             folder=self.ledger.folder / "films",
             on_progress=lambda progress: self.on_step(order.run.name, progress),
         )
         return film
 
     def _scores(
-        self, film: str, frames: NDArray[np.uint8], said: str, references: References | None
+        self, film: str, frames: NDArray[np.uint8], order: Order, references: References | None
     ) -> dict[str, Score]:
         subject = references.digest if references is not None else "none"
-        words = hashlib.sha256(said.encode()).hexdigest()[:8]
+        word = order.run.record.subject.class_word
+        words = hashlib.sha256(f"{order.said} | {word}".encode()).hexdigest()[:8]
         key = f"{film} {subject} {words} {self._judge}"
         if key not in self.ledger.scores:
-            scores = self.judge.score(as_pixels(frames), said, references)
+            scores = self.judge.score(as_pixels(frames), order.said, references, fps=order.sample.fps, class_word=word)
             self.ledger.scores[key] = {name: asdict(score) for name, score in scores.items()}
             self.ledger.save()
         return {name: Score(**score) for name, score in self.ledger.scores[key].items()}
+
+
+@dataclass(kw_only=True, slots=True)
+class Spent:
+    """What a piece of work took."""
+
+    seconds: float = 0
+    """By the clock."""
+    memory: int | None = None
+    """Most bytes that the GPU held; ``None`` on a CPU."""
+
+
+@contextmanager
+def watched(device: torch.device) -> Iterator[Spent]:
+    """Measures what is done inside; complete when it is left."""
+    spent, cuda = Spent(), device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    yield spent
+    if cuda:
+        torch.cuda.synchronize(device)
+        spent.memory = torch.cuda.max_memory_allocated(device)
+    spent.seconds = time.perf_counter() - start
 
 
 def rolled(frames: NDArray[np.uint8]) -> Image.Image:

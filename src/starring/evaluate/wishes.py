@@ -151,14 +151,19 @@ def home_of(runs: Sequence[Run], suite: str | Path | Sequence[str] | None, folde
     return parent / f"evaluation-{name}"
 
 
-def find_judge(judge: Judge | str | None, run: Run, backbone: Backbone | str | Path | None) -> Judge:
+def find_judge(
+    judge: Judge | str | None, run: Run, backbone: Backbone | str | Path | None, protocol: str | None = None,
+    eyes: Mapping[str, str] | None = None,
+) -> Judge:  # fmt: skip
     """The judge asked for, or the one that suits the run's backbone.
 
     Raises:
-        StarringError: if its networks cannot be found.
+        StarringError: if its networks cannot be found, or a judge that is there is asked to become another.
     """
     if isinstance(judge, Judge):
+        if protocol is not None or eyes:
+            raise StarringError("This judge has its protocol and eyes already. Pass them to load_judge instead.")
         return judge
     device = backbone.device if isinstance(backbone, Backbone) else None
     name = judge if judge is not None else "miniature" if _bundled(run) else "paper"
-    return load_judge(name, device=device)
+    return load_judge(name, protocol=protocol or "starring", eyes=eyes, device=device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from typing import cast as typed
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,12 +15,15 @@ from safetensors.torch import load_file
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Sample, from_json
+from starring.data.footage import digest
 from starring.data.video import read_comment
 from starring.errors import StarringError
 from starring.generate.ask import clip, filled
 from starring.generate.films import VERSION, Film, OnProgress, Progress, Shooting, film, threads, written
 from starring.methods import build
 from starring.methods.base import Method, Plain, PlainConfig, require_family
+from starring.methods.cast import Cast
+from starring.reward import rewarded_again
 
 
 def from_sidecar(
@@ -47,27 +50,50 @@ def from_sidecar(
         StarringError: if the sidecar is none, or if what it names (run, clip, backbone) is gone or was changed.
     """
     path = Path(path).expanduser()
-    facts = _facts(path)
-    sample = from_json(Sample, facts["sample"])
+    facts = read_facts(path)
+    if "refined" in facts:
+        raise StarringError(f"{path} is a refined film. Make it again with: starring refine --from {path}")
     with threads(facts["machine"]["threads"]):
-        if backbone is None:
-            backbone = _reload(facts["backbone"], facts["machine"]["device"])
-        method, origin = _same_method(facts["method"], backbone, path)
-        shared = Shooting(
-            backbone=backbone, method=method, sample=sample, correlation=facts["correlation"], origin=origin,
-            speaker=_reload(facts["text_encoder"], facts["machine"]["device"]) if facts["text_encoder"] else None,
-            **_same_clip(facts["video"], sample, backbone, path),
-        )  # fmt: skip
-        where = Progress(film=1, films=1, step=0, steps=sample.steps, prompt=facts["prompt"], seed=facts["seed"])
+        shared = reopened(path, facts, backbone)
+        if facts["video"] is not None:
+            shared = replace(shared, **_same_clip(facts["video"], shared, path))
+        steps = shared.sample.steps
+        where = Progress(film=1, films=1, step=0, steps=steps, prompt=facts["prompt"], seed=facts["seed"])
         made = film(shared, where, on_progress)
-    made = replace(made, notes=tuple(_differences(facts, made.facts)))
+    made = replace(made, notes=tuple(differences(facts, made.facts)))
     made = written(made, Path(folder).expanduser() if folder is not None else path.parent) if write else made
     if on_progress is not None:
-        on_progress(replace(where, step=sample.steps, done=made))
+        on_progress(replace(where, step=steps, done=made))
     return made
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def reopened(path: Path, facts: dict[str, Any], backbone: Backbone | None = None) -> Shooting:
+    """What a film was made with, loaded again, but for the clip that it was made from.
+
+    Args:
+        path: the film or its sidecar, for messages and because files are named from its folder.
+        facts: what it says, from :func:`read_facts`.
+        backbone: the backbone, if it is loaded already or is no longer where it was.
+
+    Raises:
+        StarringError: if what it names is gone or was changed, or the backbone is of another family.
+    """
+    device = facts["machine"]["device"]
+    if backbone is None:
+        backbone = _reload(facts["backbone"], device)
+    method, origin = _same_method(facts["method"], backbone, path)
+    return Shooting(
+        backbone=backbone, method=method, sample=from_json(Sample, facts["sample"]), correlation=facts["correlation"],
+        origin=origin, speaker=_reload(facts["text_encoder"], device) if facts["text_encoder"] else None,
+    )  # fmt: skip
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a film, or the sidecar beside it, says about how it was made.
+
+    Raises:
+        StarringError: if there is no such file, or it says nothing that this program understands.
+    """
     if not path.is_file():
         raise StarringError(f"There is no {path}. Give the .json beside a film, or the film itself.")
     if path.suffix.lower() == ".json":
@@ -85,7 +111,7 @@ def _facts(path: Path) -> dict[str, Any]:
         version = facts.get("version")
         advice = "Update starring." if isinstance(version, int) and version > VERSION else "Film the prompt again."
         raise StarringError(f"{path} has layout {version}, but this program reads layout {VERSION}. {advice}")
-    return cast("dict[str, Any]", facts)
+    return typed("dict[str, Any]", facts)
 
 
 def _reload(about: dict[str, Any], device: str) -> Backbone:
@@ -95,37 +121,42 @@ def _reload(about: dict[str, Any], device: str) -> Backbone:
 def _same_method(origin: dict[str, Any], backbone: Backbone, path: Path) -> tuple[Method, dict[str, Any]]:
     if origin["name"] == Plain.name:
         return Plain(backbone, from_json(PlainConfig, origin["options"])), origin
+    if origin["name"] == Cast.name:
+        made = {word: _same_method(member, backbone, path) for word, member in origin["members"].items()}
+        cast = Cast(backbone, {word: method for word, (method, _) in made.items()})
+        return cast, {**origin, "members": {word: found for word, (_, found) in made.items()}}
     require_family(origin["name"], origin["family"], backbone)
-    file = _found(origin["file"], origin["sha256"], path, "what was learned")
+    file = found(origin["file"], origin["sha256"], path, "what was learned")
     try:
         weights = load_file(file)
     except SafetensorError as error:
         raise StarringError(f"{file} is damaged ({error}). Restore it, or learn the run again.") from error
     method = filled(build(origin["name"], backbone, origin["options"]), backbone, weights, file)
-    return method, {**origin, "file": str(file)}
+    origin = {**origin, "file": str(file)}
+    return rewarded_again(method, origin, backbone), origin
 
 
-def _same_clip(video: dict[str, Any] | None, sample: Sample, backbone: Backbone, path: Path) -> dict[str, Any]:
-    if video is None:
-        return {}
-    return clip(_found(video["file"], video["sha256"], path, "the clip"), video["strength"], sample, backbone)
+def _same_clip(video: dict[str, Any], shared: Shooting, path: Path) -> dict[str, Any]:
+    place = found(video["file"], video["sha256"], path, "the clip")
+    # A sidecar without numbers took its frames from the beginning.
+    return clip(place, video["strength"], shared, video.get("frames") or range(shared.sample.frames))
 
 
-def _found(file: str, sha256: str, path: Path, what: str) -> Path:
-    """The file that a sidecar names, if it still holds the same bytes.
+def found(file: str, sha256: str, path: Path, what: str) -> Path:
+    """The file (or folder of frames) that a sidecar names, if it still holds the same bytes.
 
     Raises:
         StarringError: if it is gone or was changed.
     """
     named = path.resolve().parent / file  # an absolute name stays what it is
-    if not named.is_file():
+    if not named.exists():
         raise StarringError(f"{path} needs {what}, {named}, which is not there. Put it back.")
-    if hashlib.sha256(named.read_bytes()).hexdigest() != sha256:
+    if digest(named) != sha256:
         raise StarringError(f"{named} has changed since {path} was filmed, so the film cannot be made again from it.")
     return named
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What a person should know when the film is not the same, as sentences."""
     if then["frames_sha256"] == now["frames_sha256"]:
         return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
-from starring.config import Sample, to_json
-from starring.data.prompts import check_prompt
-from starring.data.video import read_video
+from starring.config import Reward, Sample, to_json
+from starring.data.footage import read_footage
+from starring.data.prompts import check_cast, check_prompt
 from starring.errors import StarringError, unknown
 from starring.generate.films import Film, OnProgress, Progress, Shooting, film, repeatable, written
 from starring.methods import build
 from starring.methods.base import Method, Plain, PlainConfig, require_family
+from starring.methods.cast import Cast, roles
+from starring.reward import Eyes, again, eyes_for, options_of, rewarded
 from starring.run import Run
 
 ENCODERS = ("own", "trained")
@@ -32,6 +35,8 @@ def generate(
     backbone: Backbone | str | Path | None = None, customized: bool = True, class_word: str | None = None,
     sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
     video: str | Path | None = None, strength: float = 0.8, text_encoder: str = "own",
+    reward: Reward | Mapping[str, Any] | bool = False, eyes: Eyes | None = None,
+    others: Sequence[Run | str | Path] = (),
     folder: str | Path | None = None, write: bool = True, on_progress: OnProgress | None = None,
 ) -> list[Film]:  # fmt: skip
     """Film prompts.
@@ -47,10 +52,16 @@ def generate(
         class_word: what ``<*>`` becomes without customization; the run's own by default.
         sample: a whole ``Sample``, or single settings that replace the run's (the bare backbone's) own.
         correlation: gamma of the noise prior, in [0, 1), with any method (VCD, V2); the method's own by default.
-        video: a clip to change by partial denoising, instead of filming from nothing.
-        strength: the share of the schedule that ``video`` goes through, in (0, 1].
+        video: a clip to change by partial denoising, instead of filming from nothing: a video file of any format, or a
+            folder of frames; resampled to the film's speed and size.
+        strength: the share of the schedule that ``video`` goes through, in [0, 1], counted from its clean end: 0 is
+            the clip as the VAE renders it, 1 begins with (nearly) pure noise.
         text_encoder: ``own`` reads prompts with the backbone's text encoder, ``trained`` with that of the backbone that
             the run was learned on (VCD, V7).
+        reward: optimise each film after it was made (BridgeIV, section 4.2), with any method: ``True``, or options.
+        eyes: who looks at films and photographs for the reward; by default networks that suit the backbone.
+        others: more runs whose subjects appear in the same film (beyond the papers). Prompts then name everybody by
+            class word, ``a <dog> dog and a <robot> robot``, or by name where two are of one class.
         folder: where films go; the run's ``videos`` by default, ``videos`` for a bare backbone.
         write: ``False`` leaves the films in memory only.
         on_progress: called with a :class:`Progress` after every step, and once more for every finished film.
@@ -63,19 +74,46 @@ def generate(
         OSError: if the disk is full; films written before stay, and nothing is half-written.
     """
     opened = Run.open(run) if isinstance(run, str | Path) else run
-    bare = opened is None or not customized
-    orders = _orders([prompts] if isinstance(prompts, str) else prompts, seed, num, bare)
-    loaded = _backbone(backbone, opened)
-    method, origin, wished = _method(opened, loaded, customized, class_word)
-    settings = _sample(sample, opened.record.recipe.sample if opened else None, loaded)
-    shared = Shooting(
-        backbone=loaded, method=method, sample=settings, origin=origin,
-        correlation=_gamma(wished if correlation is None else correlation),
-        speaker=_speaker(text_encoder, None if bare else opened),
-        **clip(video, strength, settings, loaded),
+    cast = [Run.open(other) if isinstance(other, str | Path) else other for other in others]
+    check = _bare_prompt if opened is None or not customized else check_prompt
+    if cast:
+        check = partial(check_cast, words=cast_words([opened, *cast] if opened and customized else []))
+    orders = _orders([prompts] if isinstance(prompts, str) else prompts, seed, num, check)
+    shared = prepared(
+        opened, backbone=backbone, customized=customized, class_word=class_word, sample=sample, correlation=correlation,
+        text_encoder=text_encoder, reward=reward, eyes=eyes, others=cast,
     )  # fmt: skip
+    if video is not None:
+        shared = replace(shared, **clip(video, strength, shared))
     home = Path(folder).expanduser() if folder is not None else opened.videos if opened else Path("videos")
     return _all(shared, orders, home if write else None, on_progress)
+
+
+def prepared(
+    run: Run | None, *, backbone: Backbone | str | Path | None = None, customized: bool = True,
+    class_word: str | None = None, sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
+    text_encoder: str = "own", reward: Reward | Mapping[str, Any] | bool = False, eyes: Eyes | None = None,
+    others: Sequence[Run] = (),
+) -> Shooting:  # fmt: skip
+    """Everything that films of one run share, loaded and checked; arguments as in :func:`generate`."""
+    loaded = _backbone(backbone, run)
+    if others and run is not None and customized:
+        method, origin, wished = _cast([run, *others], loaded)
+    else:
+        method, origin, wished = _method(run, loaded, customized, class_word)
+    if (options := options_of(reward)) is not None:
+        if others:
+            raise StarringError("A reward knows the photographs of one subject. Film several without it.")
+        if run is None or not customized:
+            raise StarringError("A reward makes films more like a run's photographs. Film a run, with what it learned.")
+        eyes = eyes or eyes_for(again(run.record.subject), loaded)
+        method, origin = rewarded(method, origin, eyes, options)
+    return Shooting(
+        backbone=loaded, method=method, origin=origin,
+        sample=_sample(sample, run.record.recipe.sample if run else None, loaded),
+        correlation=_gamma(wished if correlation is None else correlation),
+        speaker=_speaker(text_encoder, run if customized else None),
+    )  # fmt: skip
 
 
 def _all(
@@ -93,7 +131,7 @@ def _all(
     return films
 
 
-def _orders(prompts: Sequence[str], seed: int, num: int, bare: bool) -> list[tuple[str, int]]:
+def _orders(prompts: Sequence[str], seed: int, num: int, check: Callable[[str], str]) -> list[tuple[str, int]]:
     """Every prompt with every seed."""
     if not prompts or num < 1:
         raise StarringError(
@@ -101,8 +139,7 @@ def _orders(prompts: Sequence[str], seed: int, num: int, bare: bool) -> list[tup
         )
     if seed < 0:
         raise StarringError(f"The seed is {seed}, but seeds are whole numbers from 0.")
-    checked = [_bare_prompt(prompt) if bare else check_prompt(prompt) for prompt in prompts]
-    return [(prompt, seed + i) for prompt in checked for i in range(num)]
+    return [(prompt, seed + i) for prompt in map(check, prompts) for i in range(num)]
 
 
 def _gamma(correlation: float) -> float:
@@ -153,8 +190,29 @@ def _method(
         "options": to_json(method.config),
         "file": str(run.weights.resolve()),
         "sha256": hashlib.sha256(run.weights.read_bytes()).hexdigest(),
+        "learned": run.record.provenance(),
     }
     return method, origin, wished
+
+
+def cast_words(runs: Sequence[Run]) -> list[str]:
+    """What stands in prompts for the subject of each of several runs.
+
+    Raises:
+        StarringError: if there is no run to be the first, or two subjects would have the same word.
+    """
+    if not runs:
+        raise StarringError("Several subjects in one film are several runs, customized. Name the first run too.")
+    return roles([(run.record.subject.class_word, run.record.subject.name) for run in runs])
+
+
+def _cast(runs: Sequence[Run], backbone: Backbone) -> tuple[Method, dict[str, Any], float]:
+    """The subjects of several runs together."""
+    made = dict(zip(cast_words(runs), (_method(run, backbone, True, None) for run in runs), strict=True))
+    method = Cast(backbone, {word: member for word, (member, _, _) in made.items()}).eval()
+    members = {word: origin for word, (_, origin, _) in made.items()}
+    origin = {"name": Cast.name, "family": backbone.family, "options": {}, "file": None, "members": members}
+    return method, origin, method.correlation
 
 
 def filled(method: Method, backbone: Backbone, weights: Mapping[str, Tensor], file: Path) -> Method:
@@ -191,25 +249,32 @@ def _sample(asked: Sample | Mapping[str, Any] | None, own: Sample | None, backbo
     return sample
 
 
-def clip(video: str | Path | None, strength: float, sample: Sample, backbone: Backbone) -> dict[str, Any]:
-    """The clip to change, as arguments of :class:`Shooting`."""
-    if video is None:
-        return {}
-    if not 0 < strength <= 1:
+def clip(video: str | Path, strength: float, shared: Shooting, numbers: Sequence[int] | None = None) -> dict[str, Any]:
+    """The clip to change, as fields of :class:`Shooting`.
+
+    Args:
+        video: a file or a folder of frames.
+        strength: how much of the schedule it goes through.
+        shared: which film it is to become.
+        numbers: which of its frames to take, as an earlier film did.
+    """
+    if not 0 <= strength <= 1:
         raise StarringError(
-            f"The strength is {strength}, but it must lie in (0, 1]: how much of the clip is made anew."
+            f"The strength is {strength}, but it must lie in [0, 1]: how much of the clip is made anew."
         )
-    path = Path(video).expanduser()
-    pixels = read_video(path, frames=sample.frames, size=(sample.height, sample.width)).pixels
-    if pixels.shape[2] < sample.frames:
-        raise StarringError(
-            f"{path} has {pixels.shape[2]} frames, and the film needs {sample.frames}. Give a longer clip, or ask for"
-            f" --frames {pixels.shape[2]}."
-        )
+    sample = shared.sample
+    footage = read_footage(
+        video, frames=sample.frames, fps=sample.fps, size=(sample.height, sample.width), numbers=numbers
+    )
     with torch.no_grad(), repeatable():
-        latents = backbone.encode_video(pixels.to(backbone.device))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"video": {"file": str(path.resolve()), "sha256": digest, "strength": strength}, "init": latents}
+        latents = shared.backbone.encode_video(footage.pixels.to(shared.backbone.device))
+    about = {
+        "file": str(Path(video).expanduser().resolve()),
+        "sha256": footage.sha256,
+        "strength": strength,
+        "frames": list(footage.numbers),
+    }
+    return {"video": about, "init": latents}
 
 
 def _speaker(text_encoder: str, run: Run | None) -> Backbone | None:

@@ -49,7 +49,7 @@ class Film:
     sidecar: Path | None = None
     """The JSON beside it."""
     notes: tuple[str, ...] = ()
-    """What differs from the film that was to be made again; empty if nothing does."""
+    """What a person should know: of a film made again, what differs; empty if nothing does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -132,52 +132,65 @@ def film(shared: Shooting, where: Progress, on_progress: OnProgress | None) -> F
     )  # fmt: skip
     with speaking(backbone, shared.speaker):
         frames = shoot(shared.method, backbone, request)
-    facts = {
+    facts = described(shared, where.prompt, where.seed, frames)
+    return Film(frames=frames, prompt=where.prompt, seed=where.seed, facts=facts)
+
+
+def described(shared: Shooting, prompt: str, seed: int, frames: NDArray[np.uint8]) -> dict[str, Any]:
+    """All that the sidecar of ``frames`` says."""
+    backbone = shared.backbone
+    return {
         "version": VERSION,
-        "prompt": where.prompt,
-        "seed": where.seed,
+        "prompt": prompt,
+        "seed": seed,
         "sample": to_json(shared.sample),
         "correlation": shared.correlation,
         "method": shared.origin,
         "backbone": about(backbone),
         "text_encoder": about(shared.speaker) if shared.speaker else None,
         "video": shared.video,
-        "machine": {
-            "device": backbone.device.type,
-            "processor": _processor(backbone.device),
-            "threads": torch.get_num_threads(),
-            "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        },
-        "versions": {"starring": metadata.version("starring"), **libraries()},
+        "machine": machine(backbone.device),
+        "versions": versions(),
+        "digital_source_type": "trainedAlgorithmicMedia",  # IPTC's word for what a machine made
         "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
     }
-    return Film(frames=frames, prompt=where.prompt, seed=where.seed, facts=facts)
 
 
-def written(made: Film, folder: Path) -> Film:
+def written(made: Film, folder: Path, stem: str | None = None) -> Film:
     """The film on disk: the mp4, which carries the facts too, and the sidecar. Nothing is overwritten.
+
+    Args:
+        made: the film.
+        folder: where to; it is created.
+        stem: its name without suffix, and without the number that it gets if the name is taken; by default what the
+            film shows.
 
     Raises:
         OSError: if the disk is full; then neither file is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = _free(folder, made)
+    path = _free(folder, stem or _stem(made))
     sidecar = path.with_suffix(".json")
     facts = _moved(made.facts, folder)
     pixels = torch.from_numpy(made.frames).permute(3, 0, 1, 2).float() / 127.5 - 1
     with ExitStack() as undo:
         undo.callback(path.unlink, missing_ok=True)
-        write_video(path, pixels, fps=made.facts["sample"]["fps"], metadata=facts)
+        write_video(path, pixels, fps=made.facts["sample"]["fps"], metadata=facts, title=made.prompt)
         write_json(sidecar, facts)
         undo.pop_all()
     return replace(made, path=path, sidecar=sidecar, facts=facts)
 
 
-def _free(folder: Path, made: Film) -> Path:
-    """A name that says what the film shows, and that is not taken."""
+def _stem(made: Film) -> str:
+    """A name that says what the film shows."""
     words = slug(made.prompt.replace(PLACEHOLDER, " ").lower())[:60].rstrip("-.")
     plain = "-plain" if made.facts["method"]["name"] == "plain" else ""
-    stem, number = f"{words}{plain}-seed{made.seed}", 1
+    return f"{words}{plain}-seed{made.seed}"
+
+
+def _free(folder: Path, stem: str) -> Path:
+    """A name that is not taken."""
+    number = 1
     while True:
         path = folder / (f"{stem}.mp4" if number == 1 else f"{stem}-{number}.mp4")
         if not path.exists() and not path.with_suffix(".json").exists():
@@ -187,10 +200,30 @@ def _free(folder: Path, made: Film) -> Path:
 
 def _moved(facts: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The facts with the method's file named from the film's own folder, so that a run can be moved as a whole."""
-    file = facts["method"]["file"]
-    if file is None:
-        return facts
-    return {**facts, "method": {**facts["method"], "file": os.path.relpath(file, folder.resolve())}}
+
+    def moved(method: dict[str, Any]) -> dict[str, Any]:
+        if "members" in method:
+            return {**method, "members": {word: moved(member) for word, member in method["members"].items()}}
+        if method["file"] is None:
+            return method
+        return {**method, "file": os.path.relpath(method["file"], folder.resolve())}
+
+    return {**facts, "method": moved(facts["method"])}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a film's bits depend on besides weights, seed and libraries."""
+    return {
+        "device": device.type,
+        "processor": _processor(device),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of this program and of what it stands on."""
+    return {"starring": metadata.version("starring"), **libraries()}
 
 
 def about(backbone: Backbone) -> dict[str, Any]:

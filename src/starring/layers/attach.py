@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from starring.errors import StarringError
 
@@ -87,6 +89,23 @@ def lend(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
     try:
         for owner, name, value in places:
             undo.append(_override(owner, name, value))
+        yield
+    finally:
+        for restore in reversed(undo):
+            restore()
+
+
+@contextmanager
+def recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Keep only what goes into these modules for backward, and compute again there what is inside them.
+
+    Gradient is the same, bit for bit, if each module is a function of its inputs: there must be no dropout.
+    """
+    undo: list[Callable[[], None]] = []
+    try:
+        for module in modules:
+            again = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+            undo.append(_override(module, "forward", again))
         yield
     finally:
         for restore in reversed(undo):

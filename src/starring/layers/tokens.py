@@ -7,7 +7,7 @@ way into the table, and the learned rows are written over the table's answer on 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -97,6 +97,32 @@ def vocabulary_row(backbone: Speaker, index: int) -> Tensor:
     return table.weight[index].detach().float().clone()
 
 
+def places(tokenizer: Any, ids: Sequence[int], phrases: Iterable[str]) -> list[int]:
+    """Where phrases stand in an encoded prompt, with all pieces that the tokenizer splits them into, each time.
+
+    Args:
+        tokenizer: of the encoder, with the extra words that are attached.
+        ids: the prompt's tokens.
+        phrases: words or sequences of words.
+
+    Returns:
+        Positions in ``ids``, in order; empty if no phrase is there.
+    """
+    found: set[int] = set()
+    for phrase in phrases:
+        pieces = list(tokenizer(phrase, add_special_tokens=False).input_ids)
+        starts = range(len(ids) - len(pieces) + 1) if pieces else ()
+        for start in starts:
+            if list(ids[start : start + len(pieces)]) == pieces:
+                found.update(range(start, start + len(pieces)))
+    return sorted(found)
+
+
+def width_of(backbone: Speaker) -> int:
+    """Length ``d`` of the vectors that the text encoder reads."""
+    return _table(backbone.text_encoder).embedding_dim
+
+
 def _table(encoder: nn.Module) -> nn.Embedding:
     table = encoder.get_input_embeddings()  # pyright: ignore[reportCallIssue]
     assert isinstance(table, nn.Embedding)
@@ -107,7 +133,7 @@ def _check(rows: Mapping[str, Row], table: nn.Embedding) -> None:
     for word, row in rows.items():
         if not word or any(c.isspace() for c in word):
             raise StarringError(f"'{word}' cannot be a word: it must be one run of characters, such as '<new1>'.")
-        shape = tuple(row.shape) if isinstance(row, Tensor) else (table.embedding_dim,)
+        shape = tuple((row if isinstance(row, Tensor) else row()).shape)
         if shape != (table.embedding_dim,):
             raise StarringError(
                 f"The embedding of '{word}' has shape {shape}, but this text encoder reads ({table.embedding_dim},). "

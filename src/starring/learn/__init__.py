@@ -23,11 +23,13 @@ from starring.backbones.base import Backbone
 from starring.config import Recipe, from_json, to_json
 from starring.data.masks import Segmenter
 from starring.data.prompts import check_prompt
+from starring.data.rights import require_consent
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.learn.guards import Stop, guarded, own_randomness, seed_all
 from starring.learn.loop import Loop
 from starring.learn.prepare import choose_segmenter, prepared
+from starring.learn.prior import class_images
 from starring.learn.progress import OnProgress, Preview, Progress, nobody
 from starring.methods import build, find, recipe_for
 from starring.run import Photographs, Record, Run, libraries
@@ -66,11 +68,13 @@ def learn(
         The finished run.
 
     Raises:
-        StarringError: for choices that cannot be carried out, and for a loss that is no number.
+        StarringError: for choices that cannot be carried out, for a subject whose consent is declared none or has
+            expired, and for a loss that is no number.
         Interrupted: after Ctrl-C or a termination signal, when the state has been saved; says how to go on.
         OSError: if the disk is full; what was saved before is still whole.
     """
     tell = on_progress or nobody
+    require_consent(subject.rights, subject.name)
     if preview is not None:
         check_prompt(preview.prompt)
     with Stop() as stop, own_randomness():
@@ -92,11 +96,12 @@ def learn(
         tell(Progress(phase="check", run=run.folder))
         with run.locked() if accelerator.is_main_process else contextlib.nullcontext():
             bank = prepared(run, subject, backbone, recipe, eye, accelerator, guarded(tell, stop, run))
+            prior = class_images(run, subject, backbone, recipe, accelerator, guarded(tell, stop, run))
             # Cutting masks may have drawn numbers, and a resumed run finds them cut.
             seed_all(recipe.stages[0].train.seed)
             Loop(
                 run=run, recipe=recipe, method=method, backbone=backbone, accelerator=accelerator, bank=bank, stop=stop,
-                tell=tell, preview=preview,
+                tell=tell, prior=prior, preview=preview,
             ).train()  # fmt: skip
     return run
 
@@ -140,7 +145,9 @@ def _resolved(method_name: str, subject: Subject, backbone: Backbone, recipe: Re
         raise StarringError(f"The recipe is for the method '{recipe.method}', not for '{method_name}'. Use its own.")
     if not recipe.stages:
         raise StarringError(f"The recipe for '{method_name}' has no stage, so nothing would learn. Give it one.")
-    if "{class_word}" in recipe.data.template and not subject.class_word:
+    captions = recipe.data.templates or (recipe.data.template,)
+    asked = any("{class_word}" in caption for caption in captions) or any(s.class_images for s in recipe.stages)
+    if asked and not subject.class_word:
         raise StarringError(f"What is '{subject.name}'? Give its class word, for example --class-word dog.")
     sample = recipe.sample or backbone.sample
     size = recipe.data.size or min(backbone.sample.height, backbone.sample.width)

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -19,7 +19,7 @@ from starring.backbones.base import Backbone
 from starring.config import Recipe, Stage, Train
 from starring.data.augment import seeded
 from starring.data.files import write_image
-from starring.data.latents import LatentBank
+from starring.data.latents import Draw, LatentBank
 from starring.data.video import contact_sheet
 from starring.errors import Interrupted, StarringError
 from starring.learn.guards import Stop
@@ -65,6 +65,8 @@ class Loop:
     bank: LatentBank
     stop: Stop
     tell: OnProgress
+    prior: LatentBank | None = None
+    """Pictures of the class, if a stage asks for them."""
     preview: Preview | None = None
 
     @property
@@ -152,33 +154,38 @@ class Loop:
 
     def _step(self, place: Place, stage: Stage) -> tuple[float, dict[str, float]]:
         """One optimiser step, over all micro-batches and processes."""
-        t, device, world = stage.train, self.backbone.device, self.accelerator.num_processes
+        t, world = stage.train, self.accelerator.num_processes
         total, parts = 0.0, dict[str, float]()
         self.method.train()
         for _ in range(t.accumulate):
-            drawn = self.bank.draw(
-                place.position + self.accelerator.process_index * t.batch, t.batch, place.generator,
-                self.recipe.data.unmasked,
-            )  # fmt: skip
+            position = place.position + self.accelerator.process_index * t.batch
+            batch = self._batch(self.bank.draw(position, t.batch, place.generator, self.recipe.data.unmasked), place)
+            if self.prior is not None and stage.class_images:
+                batch = replace(batch, prior=self._batch(self.prior.draw(position, t.batch, place.generator), place))
             place.position += t.batch * world
-            batch = Batch(
-                latents=drawn.latents.to(device), masks=drawn.masks.to(device), captions=drawn.captions,
-                generator=place.generator,
-            )  # fmt: skip
-            with self.accelerator.autocast():
-                losses = self.method(self.backbone, batch, place.stage_step / t.steps)
-            value = float(losses.total.detach())
-            if not math.isfinite(value):
-                raise StarringError(
-                    f"The loss is {value} at step {place.step + 1} of {self.run.folder}. Lower the learning rate"
-                    f" ({t.learning_rate}), or train with precision no or bf16 (now {t.precision})."
-                )
-            self.accelerator.backward(losses.total / t.accumulate)
+            # Around backward too: under gradient checkpointing it runs the network again.
+            with self.method.attached(self.backbone):
+                with self.accelerator.autocast():
+                    losses = self.method(self.backbone, batch, place.stage_step / t.steps)
+                value = float(losses.total.detach())
+                if not math.isfinite(value):
+                    raise StarringError(
+                        f"The loss is {value} at step {place.step + 1} of {self.run.folder}. Lower the learning rate"
+                        f" ({t.learning_rate}), or train with precision no or bf16 (now {t.precision})."
+                    )
+                self.accelerator.backward(losses.total / t.accumulate)
             total += value / t.accumulate
             for name, part in losses.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(part) / t.accumulate
         self._descend(place, t)
         return total, parts
+
+    def _batch(self, drawn: Draw, place: Place) -> Batch:
+        device = self.backbone.device
+        return Batch(
+            latents=drawn.latents.to(device), masks=drawn.masks.to(device), captions=drawn.captions,
+            generator=place.generator,
+        )  # fmt: skip
 
     def _descend(self, place: Place, t: Train) -> None:
         learning = [p for group in place.optimizer.param_groups for p in group["params"]]

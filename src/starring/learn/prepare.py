@@ -30,7 +30,7 @@ def choose_segmenter(
         return None
     if segmenter is not None and not isinstance(segmenter, str):
         return segmenter
-    preset = backbone.name if backbone.name in SEGMENTERS else "clipseg"
+    preset = backbone.name if backbone.name in SEGMENTERS else "auto"
     return cast("Segmenter", load_segmenter(segmenter or preset, device=backbone.device))
 
 

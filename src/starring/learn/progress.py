@@ -15,7 +15,7 @@ class Progress:
     """What ``on_progress`` is told, often and early."""
 
     phase: str
-    """``check``, ``masks``, ``moments``, ``learn``, ``preview``, ``save`` or ``done``."""
+    """``check``, ``masks``, ``moments``, ``class``, ``learn``, ``preview``, ``save`` or ``done``."""
     step: int = 0
     """What is done of this phase, counted over all stages of learning."""
     total: int = 0

@@ -10,9 +10,10 @@ from starring.backbones.base import Backbone
 from starring.config import Recipe, from_json
 from starring.errors import unknown
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Plain, PlainConfig, Request
+from starring.methods.bridgeiv import BridgeIV
 from starring.methods.vcd import VCD
 
-METHODS: dict[str, type[Method]] = {"vcd": VCD}
+METHODS: dict[str, type[Method]] = {"vcd": VCD, "bridgeiv": BridgeIV}
 """Every method by name."""
 
 

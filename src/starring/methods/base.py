@@ -39,6 +39,9 @@ class Batch:
     """One caption for each sample, with the placeholder ``<*>`` where the subject is named."""
     generator: torch.Generator | None = None
     """The source of the loss's noise and timesteps; a CPU generator gives the same numbers on every device."""
+    prior: Batch | None = None
+    """Pictures of the class, made by the backbone itself, that it should go on making (prior preservation, arXiv
+    2208.12242, eq. 2); there if the stage asks for them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,8 +64,12 @@ class Request:
     """Clean latents ``1 c f h w`` to start from, for partial denoising."""
     strength: float = 1.0
     """Share of the schedule that is run on ``init``, in [0, 1]: its last, clean part."""
+    reference: Tensor | None = None
+    """Clean latents ``1 c 1 h w`` of a photograph of the subject, for methods that film beside one."""
     on_step: Callable[[int, int], None] | None = None
     """Called with (position in the schedule, its length) after every denoising step; partial denoising starts late."""
+    on_reference: Callable[[Tensor], None] | None = None
+    """Called with the clean latents ``1 c 1 h w`` of the image beside which the film was made, if there was one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,8 +85,9 @@ class Losses:
 class Method(nn.Module, ABC):
     """One paper. Subclasses fill in the class attributes and the abstract calls.
 
-    ``loss`` and ``generate`` attach by themselves, so a caller needs no context around them. ``predict`` is called
-    inside ``attached``. ``attached`` may be entered again while it is open: the inner entry does nothing.
+    ``loss`` and ``generate`` attach by themselves, so a caller needs no context around them; but gradient checkpointing
+    runs the network again during ``backward``, which is then called inside ``attached``. ``predict`` is called inside
+    ``attached``. ``attached`` may be entered again while it is open: the inner entry does nothing.
     """
 
     name: ClassVar[str]
@@ -92,6 +100,11 @@ class Method(nn.Module, ABC):
     """The frozen dataclass of the method's options; all of them have defaults."""
     recipes: ClassVar[Mapping[str, Recipe]]
     """Complete recipes by name; the first is the default."""
+    embedding: ClassVar[str | None] = None
+    """The key of the state dict that holds word vectors, ``n d``, where these are all that is learned."""
+    ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """The rows of the paper's component table: what each changes in the run's ``options`` and in the ``sample``, and
+    with which ``reward`` (:class:`starring.config.Reward`) its films are optimised. The first is the baseline."""
     neutral: ClassVar[bool] = True
     """Whether the fresh method leaves films of prompts without the placeholder as they were."""
 
@@ -100,6 +113,8 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.config: Any = self.config_type() if config is None else config
         self.family = backbone.family
+        self.tag = "new"
+        """Extra words are called ``<new1>`` and on; another tag keeps those of several methods apart."""
         self._open = False
 
     @abstractmethod
@@ -218,9 +233,7 @@ def draw(method: Method, backbone: Backbone, request: Request) -> Tensor:
         Clean latents, ``1 c f h w``.
     """
     noise = initial_noise(backbone, request, method.correlation)
-    guidance, prompt = request.sample.guidance, method.prompt(request.prompt)
-    negative = request.sample.negative if request.negative is None else request.negative
-    text = backbone.encode_text([prompt] if guidance == 1 else [negative, prompt])
+    guidance, text = request.sample.guidance, read(method, backbone, request)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         return method.predict(backbone, x, t, text, request)
@@ -234,6 +247,13 @@ def draw(method: Method, backbone: Backbone, request: Request) -> Tensor:
         return sample(predict, scheduler, noise, steps, guidance, request.generator, tell)
     init = request.init.to(noise)
     return partial(predict, scheduler, noise, init, request.strength, steps, guidance, request.generator, tell)
+
+
+def read(method: Method, backbone: Backbone, request: Request) -> Text:
+    """The request's prompts as guidance needs them: the prompt alone, or the negative one and the prompt."""
+    prompt = method.prompt(request.prompt)
+    negative = request.sample.negative if request.negative is None else request.negative
+    return backbone.encode_text([prompt] if request.sample.guidance == 1 else [negative, prompt])
 
 
 def initial_noise(backbone: Backbone, request: Request, correlation: float = 0.0) -> Tensor:

@@ -12,7 +12,7 @@ list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from starring.backbones.base import Backbone
+from starring.backbones.base import Backbone, Text
 from starring.config import Data, Recipe, Sample, Stage, Train
 from starring.diffusion.noise import white
 from starring.diffusion.parametrization import Parametrization
@@ -43,7 +43,8 @@ class VCDConfig:
     """The choices inside VCD. Defaults are the released code's, or the paper's where the code does not decide."""
 
     vectors: int = 4
-    """Extended ID tokens, 1 to 8 (V3: the paper gives no number; the released configuration and files have 4)."""
+    """Extended ID tokens (V3: the paper gives no number; the released configuration and files have 4). More than 8 are
+    learned by nobody, but embeddings of other programs have up to 75, all that a prompt can hold."""
     init: str = "rare"
     """Where the vectors start: ``rare`` words of the vocabulary (released code) or the ``class`` word."""
     class_word: str = ""
@@ -65,13 +66,15 @@ class VCDConfig:
     to 0.05, its ComfyUI node to 0.2."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.vectors <= 8:
-            raise StarringError(f"VCD learns 1 to 8 vectors, not {self.vectors}. The released configuration has 4.")
+        if not 1 <= self.vectors <= 75:
+            raise StarringError(f"VCD has 1 to 75 vectors, not {self.vectors}. The released configuration has 4.")
         for kind, name, known in (("VCD schedule", self.betas, BETAS), ("VCD start", self.init, INITS)):
             if name not in known:
                 raise unknown(kind, name, known)
         if self.init == "class" and not self.class_word.strip():
             raise StarringError("VCD's init='class' needs a class word. Give one (--class-word dog), or init='rare'.")
+        if not self.offset_noise >= 0:
+            raise StarringError(f"offset_noise is {self.offset_noise}, but a standard deviation is 0 or more.")
         if not 0 <= self.correlation < 1:
             raise StarringError(f"The noise prior's correlation is {self.correlation}, but it must lie in [0, 1).")
         if not 0 < self.vocabulary_shrink <= 1:
@@ -108,6 +111,7 @@ class VCD(Method):
     arxiv = "2402.09368"
     title = "Magic-Me: Identity-Specific Video Customized Diffusion"
     config_type = VCDConfig
+    embedding = "rows"
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(
         {
             "vcd": PAPER,
@@ -130,7 +134,7 @@ class VCD(Method):
     @property
     def names(self) -> tuple[str, ...]:
         """The extra words, ``<new1>`` and on, as the released code calls them."""
-        return tuple(f"<new{i + 1}>" for i in range(self.config.vectors))
+        return tuple(f"<{self.tag}{i + 1}>" for i in range(self.config.vectors))
 
     @property
     def correlation(self) -> float:
@@ -153,7 +157,11 @@ class VCD(Method):
         return (self.rows,)
 
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
-        """Eq. 2 inside the subject's mask, on stills: noise, predict with the motion modules off, compare."""
+        """Eq. 2 inside the subject's mask, on stills: noise, predict with the motion modules off, compare.
+
+        Raises:
+            StarringError: if a caption is so long that the extra words in it are cut off.
+        """
         x0, generator = batch.latents, batch.generator
         process = forward_process(backbone, self.config.betas)
         device = "cpu" if generator is None else generator.device
@@ -163,10 +171,26 @@ class VCD(Method):
         shrink = self.config.vocabulary_shrink**progress
         with vocabulary_scaled(backbone, shrink), self.attached(backbone), backbone.still():
             text = backbone.encode_text([self.prompt(caption) for caption in batch.captions])
+            require_words(backbone, text, batch.captions, len(self.names))
             prediction = self.predict(backbone, xt, t, text)
         masks = torch.ones_like(x0[:, :1]) if batch.masks is None else batch.masks
         each = masked_error(prediction.float(), target.float(), masks.float(), legacy_scale=self.config.legacy_scale)
         return Losses(total=each.mean(), parts={"masked_error": each.detach().mean()})
+
+
+def require_words(backbone: Backbone, text: Text, captions: Sequence[str], count: int) -> None:
+    """Refuse captions so long that nothing is left of the ``count`` extra words, since nothing would be learned.
+
+    Raises:
+        StarringError: with the caption.
+    """
+    read = (text.ids >= vocabulary(backbone).num_embeddings).sum(1).tolist()
+    for caption, found in zip(captions, read, strict=True):
+        if PLACEHOLDER in caption and found < count:
+            raise StarringError(
+                f"The caption '{caption}' is too long: the text encoder does not get as far as {PLACEHOLDER}."
+                f" Put {PLACEHOLDER} at its beginning, or shorten it."
+            )
 
 
 def masked_error(prediction: Tensor, target: Tensor, mask: Tensor, *, legacy_scale: bool = False) -> Tensor:

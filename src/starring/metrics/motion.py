@@ -1,4 +1,4 @@
-"""Does the film hold together, and does anything move? Consistency, flicker, flow magnitude."""
+"""Does the film hold together, and does anything move? Consistency, flicker, smoothness, flow magnitude."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from starring.errors import StarringError
+from starring.perception.interpolate import Interpolator
+
+RATE = 8
+"""Frames a second at which VBench looks for motion."""
 
 
 def consistency(frames: Tensor) -> float:
@@ -58,6 +62,29 @@ def steadiness(frames: Tensor) -> float:
     return float((255 - difference.mean()) / 255)
 
 
+def smoothness(frames: Tensor, interpolator: Interpolator) -> float:
+    """Motion smoothness as VBench scores it (arXiv 2311.17982, section 3.2.3): is motion as one would expect it?
+
+    From frames 0, 2, 4, ... those in between are interpolated and compared with the true ones: (255 - mean absolute
+    difference of 8-bit values) / 255. A last frame without a successor is not compared. VBench interpolates with AMT-S
+    and, on a GPU of little memory, at a reduced size; here it is always the film's own size. A frozen film reaches 1.
+
+    Args:
+        frames: ``f 3 H W``, multiples of 1/255 in [0, 1], at least three frames.
+        interpolator: who draws the frames in between.
+
+    Raises:
+        StarringError: if there are fewer than three frames.
+    """
+    if len(frames) < 3:
+        raise StarringError(f"Motion smoothness needs a frame between two others; this film has {len(frames)}.")
+    even, odd = frames[::2], frames[1::2]
+    count = len(even) - 1
+    drawn = (interpolator(even[:-1], even[1:]).to(frames) * 255).round()
+    difference = (drawn - (odd[:count] * 255).round()).abs().flatten(1).double().mean(1)
+    return float((255 - difference.mean()) / 255)
+
+
 def flow_magnitude(flow: Tensor) -> float:
     """Mean length of all displacements, in pixels a frame.
 
@@ -85,22 +112,53 @@ def flow_magnitude_top(flow: Tensor, share: float = 0.05) -> float:
     return float(_strongest(flow, share).mean())
 
 
-def dynamic(flow: Tensor, frames: int) -> bool:
+def stride(fps: float) -> int:
+    """Every which frame VBench looks at for motion: round(fps / 8), at least 1 (released code)."""
+    return max(1, round(fps / RATE))
+
+
+def dynamic(flow: Tensor, frames: int, fps: float = RATE) -> bool:
     """VBench's dynamic degree of one film: whether it moves at all (arXiv 2311.17982, released code).
 
-    A pair moves if the mean of its longest 5 % of displacements exceeds 6 min(H, W) / 256; a film moves if at least
-    round(4 frames / 16) pairs do. VBench samples frames at about 8 a second and uses RAFT.
+    A pair moves if the mean of its longest 5 % of displacements exceeds 6 max(1, 8 / fps) min(H, W) / 256; a film moves
+    if at least round(4 frames / 16) pairs do, ties rounded to even. The degree of a set is the share of its films that
+    move. VBench takes every :func:`stride`-th frame and uses RAFT with 20 iterations.
 
     Args:
-        flow: ``p 2 H W`` in pixels.
-        frames: number of frames the flow was computed from.
+        flow: ``p 2 H W`` in pixels, between the frames that were taken.
+        frames: number of frames that were taken.
+        fps: rate of the film, before any were left out.
+
+    Raises:
+        StarringError: if there is no pair, or the rate is not above 0.
+    """
+    _require_pair(flow)
+    if fps <= 0:
+        raise StarringError(f"A film's rate must be above 0 frames a second, not {fps:g}.")
+    threshold = 6 * max(1.0, RATE / fps) * min(flow.shape[-2:]) / 256
+    return int((_strongest(flow, 0.05) > threshold).sum()) >= round(4 * frames / 16)
+
+
+def static(flow: Tensor, ends: Tensor, frames: int) -> bool:
+    """VBench's filter before temporal flickering: whether a film stands still, so that change is flicker.
+
+    VBench scores flicker only on films that pass, of prompts that ask for still scenes; here every film is scored and
+    the protocol says so. A film stands still if no more than round(2 frames / 16) pairs have a mean of their longest
+    2 % of displacements above 3 min(H, W) / 256, and first and last frame differ by no more than 2 round(2 frames / 16)
+    times that, in either direction (released code).
+
+    Args:
+        flow: ``p 2 H W`` in pixels, between neighbouring frames.
+        ends: ``2 2 H W``, from the first frame to the last and back.
+        frames: number of frames.
 
     Raises:
         StarringError: if there is no pair.
     """
     _require_pair(flow)
-    threshold = 6 * min(flow.shape[-2:]) / 256
-    return int((_strongest(flow, 0.05) > threshold).sum()) >= round(4 * frames / 16)
+    threshold, count = 3 * min(flow.shape[-2:]) / 256, round(2 * frames / 16)
+    moving = int((_strongest(flow, 0.02) > threshold).sum())
+    return moving <= count and not bool((_strongest(ends, 0.02) > threshold * count * 2).any())
 
 
 def _strongest(flow: Tensor, share: float) -> Tensor:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 
+from starring.metrics.catalogue import METRICS, short
 from starring.metrics.statistics import Estimate, Score
-from starring.metrics.suite import METRICS
-from starring.metrics.table import Row, named, share
+from starring.metrics.table import Row, Table, named, share
 
 SMALL = 256
 """Films narrower than this are enlarged without smoothing."""
@@ -105,6 +105,8 @@ class Report:
     """The table."""
     chapters: Sequence[Chapter] = ()
     """Runs."""
+    tables: Sequence[Table] = ()
+    """Further tables, below the first."""
     sections: Sequence[Section] = ()
     """What the caller adds, between numbers and films."""
     notes: Sequence[str] = ()
@@ -120,6 +122,7 @@ def html(report: Report) -> str:
         "<main>",
         _bars(report.rows),
         _table(report.rows),
+        *(_other(table) for table in report.tables),
         _notes(report.notes),
         *(_section(section) for section in report.sections),
         *(_chapter(chapter) for chapter in report.chapters),
@@ -189,7 +192,7 @@ def _table(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     several = len({(row.name, row.subjects) for row in rows}) > 1
-    heads = ["Score", "Customized", "Floor", "Ceiling", "Recovered"]
+    heads = ["Score", "Customized", "Floor", "Ceiling", "Recovered", "Protocol"]
     cells = "".join(
         f'<th scope="col"{" class=word" if index < several + 1 else ""}>{head}</th>'
         for index, head in enumerate([*(["Run"] if several else []), *heads])
@@ -213,6 +216,20 @@ def _table(rows: Sequence[Row]) -> str:
     )
 
 
+def _other(table: Table) -> str:
+    """A table of text cells: words first, then numbers."""
+    heads = "".join(f'<th scope="col"{" class=word" * (not i)}>{escape(c)}</th>' for i, c in enumerate(table.columns))
+    lines = "".join(
+        "<tr>" + "".join(f"<td{' class=word' * (not i)}>{escape(c)}</td>" for i, c in enumerate(row)) + "</tr>"
+        for row in table.rows
+    )
+    notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in table.notes)
+    return (
+        f'<section><h2>{escape(table.title)}</h2>{notes}<div class="panel scroll">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></section>"
+    )
+
+
 def _line(row: Row, several: bool, first: bool, opening: bool) -> str:
     metric = METRICS[row.metric]
     style = " ".join(["first"] * first + ["other"] * (metric.better == "context"))
@@ -221,7 +238,8 @@ def _line(row: Row, several: bool, first: bool, opening: bool) -> str:
     return (
         f'<tr class="{style}">{name}<td class="word">{escape(metric.title)}<small>{escape(metric.meaning)}</small></td>'
         f"<td{best}>{_value(row.score, metric.digits)}</td><td>{_value(row.floor, metric.digits)}</td>"
-        f"<td>{_value(row.ceiling, metric.digits)}</td><td>{escape(share(row))}</td></tr>"
+        f"<td>{_value(row.ceiling, metric.digits)}</td><td>{escape(share(row))}</td>"
+        f'<td class="code">{short(row.protocol)}</td></tr>'
     )
 
 
@@ -297,7 +315,7 @@ def _screen(screen: Screen, kind: str, pair: Pair) -> str:
 
 
 def _protocols(report: Report) -> str:
-    protocols = {METRICS[row.metric].title: row.protocol for row in report.rows}
+    protocols = {f"{METRICS[row.metric].title} {short(row.protocol)}": row.protocol for row in report.rows}
     measured = "".join(f'<dt>{escape(k)}</dt><dd class="code">{escape(v)}</dd>' for k, v in protocols.items())
     made = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.facts.items())
     return (

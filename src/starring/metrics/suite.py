@@ -1,146 +1,119 @@
-"""All scores of a film from one look at it: each encoder sees each frame once, whatever is computed from it."""
+"""All scores of a film from one look at it: each network sees each frame once, whatever is computed from it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from starring.errors import StarringError, unknown
-from starring.metrics.alignment import text_alignment
-from starring.metrics.identity import image_similarity, leave_one_out
-from starring.metrics.motion import consistency, flow_magnitude, flow_magnitude_top, steadiness
+from starring.errors import StarringError
+from starring.metrics.catalogue import IDENTITY, METRICS, ROLES, Metric, Role
+from starring.metrics.eyes import JUDGES, load_eyes
+from starring.metrics.faces import reference_faces
+from starring.metrics.identity import leave_one_out
+from starring.metrics.look import Look, References, digest_of
+from starring.metrics.measures import Asked, Eyes, measured
+from starring.metrics.protocols import Protocol, protocol_of
 from starring.metrics.statistics import Estimate, Score, estimate
-from starring.perception.encoders import CLIP, DINO, load_clip, load_dino
-from starring.perception.flow import DIS, Flow, load_flow
+from starring.perception.encoders import CLIP, DINO
+from starring.perception.films import FilmEncoder
+from starring.perception.flow import DIS, Flow
 from starring.perception.transforms import to_unit
 
-JUDGES: Mapping[str, tuple[str, str]] = {
-    "miniature": ("miniature", "miniature"),
-    "paper": ("clip-vit-base-patch32", "dino-vits16"),
-}
-"""Pairs of CLIP and DINO by name; ``paper`` is what DreamVideo's evaluation and those after it use."""
+__all__ = ["IDENTITY", "JUDGES", "METRICS", "Judge", "Look", "Metric", "References", "digest_of", "load_judge"]
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """What a number means, for tables and reports."""
-
-    key: str
-    """Name in results."""
-    title: str
-    """Name in tables."""
-    meaning: str
-    """One sentence for a reader."""
-    better: Literal["higher", "context"] = "higher"
-    """``higher`` is better, or the number only describes (``context``)."""
-    digits: int = 3
-    """Decimals that are worth printing."""
-
-
-METRICS: Mapping[str, Metric] = {
-    metric.key: metric
-    for metric in (
-        Metric("dino_i", "DINO-I", "Frames look like the reference photographs, judged by DINO."),
-        Metric("clip_i", "CLIP-I", "Frames look like the reference photographs, judged by CLIP."),
-        Metric("clip_t", "CLIP-T", "Frames show what the prompt says, judged by CLIP."),
-        Metric("consistency_clip", "T.Cons CLIP", "Neighbouring frames look alike to CLIP."),
-        Metric("consistency_dino", "T.Cons DINO", "Neighbouring frames look alike to DINO."),
-        Metric(
-            "steadiness",
-            "Steadiness",
-            "255 minus the mean change of a pixel between frames, over 255 (VBench's temporal flickering). "
-            "A frozen film reaches 1, so read it beside motion.",
-            better="context",
-            digits=4,
-        ),
-        Metric("motion", "Motion", "Mean optical flow, in pixels a frame.", better="context", digits=2),
-        Metric(
-            "motion_top",
-            "Motion top 5 %",
-            "Mean optical flow of the fastest twentieth of the pixels, in pixels a frame.",
-            better="context",
-            digits=2,
-        ),
-    )
-}
-"""Every score, in the order of tables."""
-
-IDENTITY = ("dino_i", "clip_i")
-"""Scores whose ceiling can be read off the references themselves."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class References:
-    """A subject's photographs, looked at once."""
-
-    clip: Tensor
-    """CLIP's unit vectors ``r d``."""
-    dino: Tensor
-    """DINO's unit vectors ``r d``."""
-    digest: str
-    """Changes with any pixel of any photograph; results are cached under it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Look:
-    """All that the eyes saw of one film."""
-
-    frames: Tensor
-    """``f 3 H W`` in [0, 1], 8-bit values."""
-    clip: Tensor
-    """CLIP's unit vectors ``f d``."""
-    dino: Tensor
-    """DINO's unit vectors ``f d``."""
-    flow: Tensor
-    """Displacements ``f-1 2 H W`` in pixels."""
+FORMULAS = 2
+"""Raised whenever a score's formula changes: kept results of other formulas are computed again."""
+RATE = 8.0
+"""Frames a second where nothing else is said."""
 
 
 class Judge:
-    """Scores films with one pair of encoders and one flow estimator."""
+    """Scores films by one protocol."""
 
-    def __init__(self, clip: CLIP, dino: DINO, flow: Flow | None = None) -> None:
+    def __init__(
+        self, clip: CLIP | None = None, dino: DINO | None = None, flow: Flow | None = None, *, eyes: Eyes | None = None,
+        protocol: str | Protocol = "starring", films: FilmEncoder | None = None,
+        missing: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Keep what was given.
 
         Args:
             clip: compares frames with the prompt, with references and with each other.
             dino: compares frames with references and with each other.
             flow: measures motion; DIS by default.
+            eyes: everybody, instead of these three.
+            protocol: which scores are given.
+            films: encodes whole films, for FVD.
+            missing: role -> why nobody has it.
         """
-        self.clip = clip
-        self.dino = dino
-        self.flow: Flow = DIS() if flow is None else flow
+        flow = DIS() if flow is None else flow
+        self.eyes = eyes or Eyes(clip=clip, dino=dino, subject=dino, background=clip, flow=flow)
+        self.preset = protocol_of(protocol)
+        self.films = films
+        self.missing = dict(missing or {})
         self._texts: dict[str, Tensor] = {}
+
+    @property
+    def clip(self) -> CLIP:
+        """CLIP.
+
+        Raises:
+            StarringError: if there is none.
+        """
+        return _there(self.eyes.clip, "clip")
+
+    @property
+    def dino(self) -> DINO:
+        """DINO.
+
+        Raises:
+            StarringError: if there is none.
+        """
+        return _there(self.eyes.dino, "dino")
 
     @property
     def protocol(self) -> str:
         """Everything that numbers depend on besides the film: results are cached under it."""
-        return f"{self.clip.protocol}; {self.dino.protocol}; {self.flow.protocol}"
+        eyes = self.eyes
+        seeing = [eyes.clip, eyes.dino, eyes.subject, eyes.background, eyes.flow, eyes.interpolator, eyes.aesthetic]
+        seeing += [eyes.faces, eyes.other_faces]
+        named = [each.protocol for each in seeing if each is not None]
+        if eyes.segmenter is not None:
+            named.append(eyes.segmenter.id)
+        scores = "all" if self.preset.name == "starring" else ",".join(self.preset.metrics)
+        return "; ".join(dict.fromkeys([*named, f"faces {eyes.policy.id}", f"scores {scores}, formulas {FORMULAS}"]))
 
-    @torch.no_grad()
+    @property
+    def unseen(self) -> dict[str, str]:
+        """Scores of the protocol that nobody can give: title -> which eyes it takes."""
+        found: dict[str, str] = {}
+        for metric in (METRICS[key] for key in self.preset.metrics):
+            lacking = [role for role in metric.needs if self.eyes.of(role) is None]
+            if lacking:
+                found[metric.title] = self.missing.get(lacking[0], ROLES[lacking[0]])
+        return found
+
     def references(self, images: Sequence[Image.Image]) -> References:
-        """Look at a subject's photographs.
+        """A subject's photographs, to be looked at once.
 
         Raises:
             StarringError: if there are none.
         """
-        if not images:
-            raise StarringError("A subject without photographs cannot be recognised in a film. Give at least one.")
-        return References(clip=self.clip.pictures(images), dino=self.dino.pictures(images), digest=digest_of(images))
+        return References(images)
 
-    @torch.no_grad()
-    def look(self, pixels: Tensor) -> Look:
-        """See a film once.
+    def look(self, pixels: Tensor, fps: float = RATE) -> Look:
+        """A film, to be seen once.
 
         Args:
             pixels: ``3 F H W`` or ``1 3 F H W`` in [-1, 1]; frames as they were decoded, not read back from a
                 compressed file.
+            fps: frames a second.
 
         Raises:
             StarringError: if the shape is another or there are fewer than two frames.
@@ -150,21 +123,20 @@ class Judge:
             raise StarringError(f"A film must have the shape 3 F H W; this one has {tuple(pixels.shape)}.")
         if film.shape[1] < 2:
             raise StarringError("A film needs at least two frames to be scored; this one has one.")
-        frames = to_unit(film.detach().cpu()).permute(1, 0, 2, 3).contiguous()
-        return Look(
-            frames=frames,
-            clip=self.clip.images(frames).cpu(),
-            dino=self.dino.images(frames).cpu(),
-            flow=self.flow(frames).cpu(),
-        )
+        return Look(to_unit(film.detach().cpu()).permute(1, 0, 2, 3).contiguous(), fps)
 
-    def score(self, pixels: Tensor, prompt: str, references: References | None = None) -> dict[str, Score]:
-        """Every score of one film.
+    def score(
+        self, pixels: Tensor, prompt: str, references: References | None = None, *, fps: float = RATE,
+        class_word: str = "",
+    ) -> dict[str, Score]:  # fmt: skip
+        """Every score of one film that the protocol asks for and the eyes can give.
 
         Args:
             pixels: ``3 F H W`` or ``1 3 F H W`` in [-1, 1].
             prompt: what the film should show, in words that CLIP knows: the class word, not the placeholder.
             references: the subject; without it the identity scores are left out.
+            fps: frames a second.
+            class_word: what the subject is; without it nobody looks for copies.
 
         Returns:
             Scores by key of :data:`METRICS`.
@@ -174,66 +146,75 @@ class Judge:
         """
         if "<*>" in prompt:
             raise StarringError(f"CLIP does not know the placeholder in '{prompt}'. Give the class word instead.")
-        seen = self.look(pixels)
-        frames, height, width = len(seen.frames), *seen.frames.shape[-2:]
-        size = f"{width}x{height}x{frames}"
-        values = {
-            "clip_t": (text_alignment(seen.clip, self._text(prompt)), self.clip.protocol),
-            "consistency_clip": (consistency(seen.clip), self.clip.protocol),
-            "consistency_dino": (consistency(seen.dino), self.dino.protocol),
-            "steadiness": (steadiness(seen.frames), f"vbench(8 bit, {size})"),
-            "motion": (flow_magnitude(seen.flow), f"{self.flow.protocol} mean, {size}"),
-            "motion_top": (flow_magnitude_top(seen.flow), f"{self.flow.protocol} top 5 %, {size}"),
-        }
-        if references is not None:
-            values["dino_i"] = (image_similarity(seen.dino, references.dino.cpu()), self.dino.protocol)
-            values["clip_i"] = (image_similarity(seen.clip, references.clip.cpu()), self.clip.protocol)
-        return {key: Score(value=values[key][0], protocol=values[key][1]) for key in METRICS if key in values}
+        look = self.look(pixels, fps)
+        asked = Asked(text=self._text(prompt), references=references, class_word=class_word)
+        found: dict[str, Score] = {}
+        for key in METRICS:
+            result = measured(key, self.eyes, look, asked) if key in self.preset.metrics else None
+            if result is not None:
+                found[key] = Score(value=result[0], protocol=result[1])
+        return found
+
+    def features(self, pixels: Tensor, fps: float = RATE) -> Tensor:
+        """One film's features ``d`` for FVD.
+
+        Raises:
+            StarringError: if there is no video network, or the film is too short for it.
+        """
+        if self.films is None:
+            raise StarringError("FVD needs a video network by path: films=i3d_torchscript.pt (StyleGAN-V's export).")
+        return self.films.films(self.look(pixels, fps).frames)
 
     def ceilings(self, references: References) -> dict[str, tuple[Estimate, str]]:
         """What the references reach against each other (leave one out), with the protocol, for the identity scores.
 
         Empty for a single photograph, which has nothing to be compared with.
         """
-        if len(references.clip) < 2:
-            return {}
-        dino, clip = leave_one_out(references.dino.cpu()), leave_one_out(references.clip.cpu())
-        return {
-            "dino_i": (estimate(dino.tolist()), self.dino.protocol),
-            "clip_i": (estimate(clip.tolist()), self.clip.protocol),
-        }
+        found: dict[str, tuple[Estimate, str]] = {}
+        for key, encoder in (("dino_i", self.eyes.dino), ("clip_i", self.eyes.clip)):
+            if encoder is not None and key in self.preset.metrics and len(references) > 1:
+                cosines = leave_one_out(references.vectors(encoder))
+                found[key] = estimate(cosines.tolist()), f"cosine of all pairs; {encoder.protocol}"
+        return found
+
+    def faceless(self, references: References) -> bool:
+        """Whether faces are looked for and no photograph shows one."""
+        return self.eyes.faces is not None and not len(reference_faces(references.faces(self.eyes.faces)))
 
     @torch.no_grad()
-    def _text(self, prompt: str) -> Tensor:
+    def _text(self, prompt: str) -> Tensor | None:
+        if self.eyes.clip is None:
+            return None
         if prompt not in self._texts:
-            self._texts[prompt] = self.clip.texts([prompt])[0].cpu()
+            self._texts[prompt] = self.eyes.clip.texts([prompt])[0].cpu()
         return self._texts[prompt]
 
 
-def load_judge(name: str = "miniature", *, flow: str = "dis", device: torch.device | str | None = None) -> Judge:
+def load_judge(
+    name: str = "miniature", *, protocol: str | Protocol = "starring", eyes: Mapping[str, str] | None = None,
+    flow: str | None = None, device: torch.device | str | None = None,
+) -> Judge:  # fmt: skip
     """A judge by preset.
 
     Args:
-        name: ``miniature`` (bundled encoders), ``paper`` (``openai/clip-vit-base-patch32`` and
-            ``facebook/dino-vits16``), or a folder that holds ``clip`` and ``dino``.
-        flow: ``dis`` or the path of RAFT weights.
-        device: where the encoders run; the CPU by default.
+        name: ``miniature`` (bundled networks), ``paper`` (the networks that the protocol names, from the hub), or a
+            folder that holds ``clip`` and ``dino``.
+        protocol: a name in :data:`starring.metrics.protocols.PROTOCOLS`.
+        eyes: what a person brings besides, such as ``{"aesthetic": "sa_0_4_vit_l_14_linear.pth"}``; roles in
+            :data:`starring.metrics.eyes.BROUGHT`.
+        flow: ``dis`` or the path of RAFT weights, the same as ``eyes["flow"]``.
+        device: where the networks run; the CPU by default.
 
     Raises:
-        StarringError: if a network cannot be found or loaded.
+        StarringError: for an unknown name, protocol or role, or if what was brought cannot be loaded.
     """
-    if name not in JUDGES and not Path(name).is_dir():
-        raise unknown("judge", name, JUDGES, "A folder that holds 'clip' and 'dino' works too.")
-    clip, dino = JUDGES.get(name, (f"{name}/clip", f"{name}/dino"))
-    flows = load_flow(flow, device=device or "cpu")
-    return Judge(load_clip(clip, device=device), load_dino(dino, device=device), flows)
+    preset = protocol_of(protocol)
+    brought = {**(eyes or {}), **({"flow": flow} if flow else {})}
+    loaded = load_eyes(name, preset, brought, device)
+    return Judge(eyes=loaded.eyes, protocol=preset, films=loaded.films, missing=loaded.missing)
 
 
-def digest_of(images: Sequence[Image.Image]) -> str:
-    """Sixteen hexadecimal digits that change with any pixel, size or the order of the images."""
-    digest = hashlib.blake2b(digest_size=8)
-    for image in images:
-        flat = image.convert("RGBA")
-        digest.update(f"{flat.size}".encode())
-        digest.update(flat.tobytes())
-    return digest.hexdigest()
+def _there(found: T | None, role: Role) -> T:
+    if found is None:
+        raise StarringError(f"This judge lacks {ROLES[role]}.")
+    return found

@@ -7,10 +7,11 @@ subject are not independent, so the standard error is taken over subjects as soo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from starring.errors import StarringError
+from starring.metrics.catalogue import METRICS, short
 from starring.metrics.statistics import Estimate, Score, estimate, one_protocol, recovered
-from starring.metrics.suite import METRICS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,7 @@ class Row:
     subjects: int
     """How many runs it averages; 1 for a run's own row."""
     metric: str
-    """Key of :data:`starring.metrics.suite.METRICS`."""
+    """Key of :data:`starring.metrics.catalogue.METRICS`."""
     score: Estimate
     """With customization."""
     floor: Estimate
@@ -85,12 +86,19 @@ def rows_of(measured: Measured) -> list[Row]:
     Raises:
         StarringError: if numbers of one metric were measured by different protocols, or films and floors do not pair.
     """
+    if len(measured.scores) != len(measured.floors):
+        raise StarringError(
+            f"Films with and without must pair up; of {measured.run} there are {len(measured.scores)} and "
+            f"{len(measured.floors)}."
+        )
     found: list[Row] = []
     for key, metric in METRICS.items():
-        tops = [scores[key] for scores in measured.scores if key in scores]
-        bottoms = [scores[key] for scores in measured.floors if key in scores]
-        if not tops or not bottoms:
+        # A film in which no face was seen has no face similarity: it leaves with the film it is paired with.
+        films = zip(measured.scores, measured.floors, strict=True)
+        pairs = [(custom[key], floor[key]) for custom, floor in films if key in custom and key in floor]
+        if not pairs:
             continue
+        tops, bottoms = [top for top, _ in pairs], [bottom for _, bottom in pairs]
         ceiling = measured.ceilings.get(key)
         limit = [] if ceiling is None else [Score(value=ceiling.estimate.mean, protocol=ceiling.protocol)]
         protocol = one_protocol([*tops, *bottoms, *limit])
@@ -148,6 +156,26 @@ def group_rows(group: str, runs: Sequence[Sequence[Row]]) -> list[Row]:
     return found
 
 
+def comparable(measured: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
+    """What may stand in one table: scores that not all films share a protocol of are left out, and that is told.
+
+    Returns:
+        The same runs without those scores, and a sentence for each score that was left out.
+    """
+    notes: list[str] = []
+    dropped: set[str] = set()
+    for key, metric in METRICS.items():
+        films = [film for one in measured for film in (*one.scores, *one.floors)]
+        protocols = sorted({film[key].protocol for film in films if key in film})
+        if len(protocols) > 1:
+            dropped.add(key)
+            notes.append(
+                f"{metric.title} is left out of the table, since numbers of different protocols do not belong into one "
+                f"column: {' | '.join(protocols)}. Film all runs with the same frames, size and rate."
+            )
+    return [_without(one, dropped) for one in measured], notes
+
+
 def all_rows(measured: Sequence[Measured]) -> list[Row]:
     """Group rows first (for groups of at least two runs), then every run's own.
 
@@ -170,16 +198,25 @@ def all_rows(measured: Sequence[Measured]) -> list[Row]:
     return [*found, *(row for rows in own for row in rows)]
 
 
+def _without(measured: Measured, dropped: set[str]) -> Measured:
+    def kept(films: Sequence[Mapping[str, Score]]) -> list[dict[str, Score]]:
+        return [{key: score for key, score in film.items() if key not in dropped} for film in films]
+
+    ceilings = {key: ceiling for key, ceiling in measured.ceilings.items() if key not in dropped}
+    return replace(measured, scores=kept(measured.scores), floors=kept(measured.floors), ceilings=ceilings)
+
+
 def as_table(rows: Sequence[Row], title: str, notes: Sequence[str] = ()) -> Table:
     """Rows as text, for a terminal; the column of names appears only where there are several."""
     names = dict.fromkeys((row.name, row.subjects) for row in rows)
     several = len(names) > 1
-    columns = ("score", "customized", "floor", "ceiling", "recovered")
+    columns = ("score", "customized", "floor", "ceiling", "recovered", "protocol")
     cells = [
         (
             METRICS[row.metric].title,
             *(plus_minus(value, METRICS[row.metric].digits) for value in _numbers(row)),
             share(row),
+            short(row.protocol),
         )
         for row in rows
     ]

@@ -7,6 +7,7 @@ to the pixels, so the same object measures a film and serves as a reward.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol, cast
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer, ViTModel
 
-from starring.perception.loading import bundled, fingerprint, load, locate, saved_settings, short
+from starring.perception.loading import Frozen, bundled, load, locate, saved_settings, short
 from starring.perception.transforms import Transform, as_tensor, clip_transform, dino_transform, variant
 
 CLIPS: Mapping[str, str] = {
@@ -51,40 +52,35 @@ class ImageEncoder(Protocol):
         ...
 
 
-class _Encoder(nn.Module):
+class PictureEncoder(ImageEncoder, Protocol):
+    """One that reads photographs as well."""
+
+    def pictures(self, images: Sequence[Image.Image]) -> Tensor:
+        """PIL images, which may differ in size, to unit vectors ``b d``."""
+        ...
+
+
+class _Encoder(Frozen):
     """What both encoders share: batches, transform, identity."""
 
     kind: str
+    network: nn.Module
 
     def __init__(self, network: nn.Module, transform: Transform, name: str, batch: int) -> None:
-        super().__init__()
-        self.network = network.eval().requires_grad_(False)
+        super().__init__({"network": network})
         self.transform = transform
         self.name = name
         self.batch = batch
-        self._fingerprint: str | None = None
 
     @property
     def id(self) -> str:
         """Where the network came from, and a fingerprint of its weights."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.network)
-        return f"{self.name}@{self._fingerprint}"
+        return f"{self.name}@{self.weights_of('network')}"
 
     @property
     def protocol(self) -> str:
         """Network, weights and transform: numbers compare only where this is equal."""
         return f"{self.kind}({self.id}, {self.transform.id})"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return next(self.network.parameters()).dtype
 
     def images(self, pixels: Tensor) -> Tensor:
         """Unit vectors of images.
@@ -107,14 +103,11 @@ class _Encoder(nn.Module):
     def pictures(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit vectors ``b d`` of PIL images, which may differ in size; no gradient."""
         with torch.no_grad():
-            prepared = torch.cat([self.transform(as_tensor(image).to(self.device)) for image in images])
-            vectors = [self._embed(part.to(self.dtype)) for part in prepared.split(self.batch)]
+            prepared = [self.transform(as_tensor(image).to(self.device)) for image in images]
+            # Transforms without a crop keep proportions, so only pictures of one size share a pass.
+            alike = [torch.cat(list(group)) for _, group in groupby(prepared, key=lambda picture: picture.shape)]
+            vectors = [self._embed(part.to(self.dtype)) for some in alike for part in some.split(self.batch)]
             return normalize(torch.cat(vectors).float(), dim=-1)
-
-    def train(self, mode: bool = True) -> _Encoder:
-        """Eyes stay in evaluation mode, also inside a module that trains."""
-        del mode
-        return super().train(False)
 
     def _embed(self, prepared: Tensor) -> Tensor:
         raise NotImplementedError
@@ -207,6 +200,7 @@ def load_clip(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int = 32,
+    transform: str = "paper",
 ) -> CLIP:
     """CLIP by preset name, hub id or folder (``CLIPModel`` and ``CLIPTokenizer`` in transformers' layout).
 
@@ -215,15 +209,16 @@ def load_clip(
         device: where to put it; the CPU by default.
         dtype: precision of its weights.
         batch: most images per forward pass.
+        transform: ``paper``, or VBench's deviation ``vbench-clip``.
 
     Raises:
-        StarringError: if there is no such model or it cannot be loaded.
+        StarringError: if there is no such model or transform, or it cannot be loaded.
     """
     source = locate("CLIP model", name, CLIPS)
-    transform = clip_transform(saved_settings(source))
+    prepared = variant(clip_transform(saved_settings(source)), transform)
     tokenizer = load("CLIP tokenizer", CLIPTokenizer, source)
     model = load("CLIP model", CLIPModel, source, dtype=dtype)
-    return CLIP(cast("CLIPModel", _placed(model, device)), tokenizer, transform, name=short(name, source), batch=batch)
+    return CLIP(cast("CLIPModel", _placed(model, device)), tokenizer, prepared, name=short(name, source), batch=batch)
 
 
 def load_dino(

@@ -7,15 +7,50 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
+import torch
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 import starring
 from starring.errors import StarringError, unknown
+from starring.hub import fetched
 
 T = TypeVar("T")
+
+
+class Frozen(nn.Module):
+    """Networks that look and never learn. Gradient flows through them, none reaches their weights."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        """Freeze the networks, which become attributes by their names."""
+        super().__init__()
+        for name, network in networks.items():
+            self.add_module(name, network)
+        self.eval().requires_grad_(False)
+        self._fingerprints: dict[str, str] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next(self.parameters()).dtype
+
+    def weights_of(self, network: str) -> str:
+        """The fingerprint of a network, computed once."""
+        if network not in self._fingerprints:
+            self._fingerprints[network] = fingerprint(self.get_submodule(network))
+        return self._fingerprints[network]
+
+    def train(self, mode: bool = True) -> Self:
+        """Eyes stay in evaluation mode, also inside a module that trains."""
+        del mode
+        return super().train(False)
 
 
 def bundled(part: str) -> str:
@@ -61,9 +96,10 @@ def load(kind: str, cls: type[T], source: str, **kwargs: Any) -> T:
     Raises:
         StarringError: if the files are missing, damaged or unreachable.
     """
+    place = settled(source)
     with _quiet():
         try:
-            return cast("Any", cls).from_pretrained(source, **kwargs)
+            return cast("Any", cls).from_pretrained(place, **kwargs)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0]
             raise StarringError(
@@ -72,31 +108,43 @@ def load(kind: str, cls: type[T], source: str, **kwargs: Any) -> T:
             ) from error
 
 
-def saved_settings(source: str) -> dict[str, Any]:
-    """Content of ``preprocessor_config.json``; empty where there is none."""
-    path = Path(source) / "preprocessor_config.json"
-    if not Path(source).is_dir():
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+def settled(source: str) -> str:
+    """A folder as it is; of a hub id, the folder that it was downloaded to.
 
-        try:
-            path = Path(hf_hub_download(source, "preprocessor_config.json"))
-        except LocalEntryNotFoundError as error:
-            raise StarringError(f"The hub cannot be reached for '{source}'. Name a folder instead.") from error
-        except EntryNotFoundError:
-            return {}
-        except HfHubHTTPError as error:
-            raise StarringError(f"The hub refused '{source}': {error}") from error
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    Raises:
+        StarringError: if the hub cannot be reached and nothing is cached, or does not give it.
+    """
+    return source if Path(source).is_dir() else str(fetched(source))
+
+
+def saved_settings(source: str, file: str = "preprocessor_config.json") -> dict[str, Any]:
+    """Content of a JSON file of settings; empty where there is none.
+
+    Raises:
+        StarringError: if the source is a hub id that cannot be had, or the file is damaged.
+    """
+    path = Path(settled(source)) / file
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StarringError(f"{path} is damaged ({error}). Restore it, or name another folder.") from error
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Ten hexadecimal digits that change with any weight of the module, whatever precision it is held in.
+    """Ten hexadecimal digits that change with any weight of the module, whatever precision it is held in."""
+    return digest_of_tensors(module.state_dict())
+
+
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Ten hexadecimal digits that change with any name or value.
 
     Values are reduced to half precision first, so that the same file read as float32 and as float16 agrees.
     """
     digest = hashlib.blake2b(digest_size=5)
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         values = tensor.detach().half() if tensor.is_floating_point() else tensor.detach()
         digest.update(values.cpu().contiguous().numpy().tobytes())

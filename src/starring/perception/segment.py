@@ -1,85 +1,79 @@
-"""Cutting out what a word names: CLIPSeg (arXiv 2112.10003) behind one small class."""
+"""Cutting out what a word names: one contract for text-prompted segmenters, and where they come from.
+
+A photograph may hold several dogs. A segmenter tells them apart (:meth:`Segmenter.instances`) and gives the one that
+matters (:meth:`Segmenter.segment`): the largest and most certain one, by the product of score and area, where the
+released code of VCD (arXiv 2402.09368) takes whichever comes first.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
-from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+from torch import Tensor
 
-from starring.errors import StarringError
-from starring.perception.loading import bundled, fingerprint, load, locate, saved_settings, short
-from starring.perception.transforms import Transform, as_tensor, squash_transform
+from starring.errors import StarringError, unknown
+from starring.perception.loading import Frozen, bundled, locate, saved_settings
 
 SEGMENTERS: Mapping[str, str] = {
     "miniature": bundled("segmenter"),
     "clipseg": "CIDAS/clipseg-rd64-refined",
+    "grounded-sam": "IDEA-Research/grounding-dino-base+facebook/sam-vit-huge",
+    "sam3": "facebook/sam3",
 }
-"""Names of text-prompted segmenters."""
-THRESHOLDS: Mapping[str, float] = {"clipseg": 0.3}
-"""Probability above which a pixel belongs, where a network's calibration asks for another value than 0.5."""
+"""Names of text-prompted segmenters; a detector and the SAM that cuts out its boxes are joined by ``+``. The pair is
+VCD's (section 4.2; Swin-B and ViT-H as in the LangSAM that its code calls)."""
+AUTO = ("sam3", "grounded-sam", "clipseg")
+"""What ``auto`` tries, the best first."""
+SPECKS = 0.05
+"""Pieces and holes smaller than this share of a mask's largest piece are a network's crumbs."""
 
 
-class Segmenter(nn.Module):
-    """A text-prompted segmenter.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Instance:
+    """One thing that was found in a picture."""
 
-    ``segment(images, "dog")`` returns one mask per image. Small pieces (less than ``specks`` of the largest piece) are
-    dropped, since a threshold on a smooth map leaves crumbs, and holes as small are filled.
-    """
+    mask: Tensor
+    """Where it is: boolean ``H W`` at the picture's own size, on the CPU."""
+    score: float
+    """How certain the network is that this is what was asked for, in [0, 1]."""
 
-    def __init__(
-        self,
-        model: CLIPSegForImageSegmentation,
-        tokenizer: CLIPTokenizer,
-        transform: Transform,
-        *,
-        name: str = "segmenter",
-        threshold: float = 0.5,
-        specks: float = 0.05,
-        batch: int = 16,
-    ) -> None:
-        """Keep what was given.
+    @property
+    def weight(self) -> float:
+        """Score times share of the picture: what decides which instance is the subject."""
+        return self.score * coverage(self.mask)
+
+
+class Segmenter(Frozen, ABC):
+    """Finds in pictures what a word names; called without gradient."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Networks, fingerprints of their weights, and every threshold: masks of another id are cut again."""
+
+    @abstractmethod
+    def instances(self, images: Sequence[Image.Image], text: str) -> list[list[Instance]]:
+        """Everything in each picture that ``text`` names, the weightiest (:attr:`Instance.weight`) first.
 
         Args:
-            model: the network.
-            tokenizer: the tokenizer it was trained with.
-            transform: how images are prepared.
-            name: where the network came from, part of :attr:`id`.
-            threshold: probability above which a pixel belongs to the subject.
-            specks: pieces and holes smaller than this share of the largest piece are removed; 0 keeps all.
-            batch: most images per forward pass.
+            images: PIL images, any sizes and modes.
+            text: what to find, such as ``"dog"``.
+
+        Raises:
+            StarringError: if the text is empty.
         """
-        super().__init__()
-        self.network = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.transform = transform
-        self.name = name
-        self.threshold = threshold
-        self.specks = specks
-        self.batch = batch
-        self._fingerprint: str | None = None
-
-    @property
-    def id(self) -> str:
-        """Network, fingerprint of its weights, transform and threshold: masks of another id are cut again."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.network)
-        network = f"{self.name}@{self._fingerprint}, {self.transform.id}"
-        return f"clipseg({network}, threshold {self.threshold:g}, specks {self.specks:g})"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
 
     def segment(self, images: Sequence[Image.Image], text: str) -> list[Tensor]:
-        """Masks of what ``text`` names.
+        """The largest and most certain instance of what ``text`` names in each picture.
 
         Args:
             images: PIL images, any sizes and modes.
@@ -87,38 +81,32 @@ class Segmenter(nn.Module):
 
         Returns:
             One float mask ``H W`` in {0, 1} per image, at the image's own size; all zero where nothing was found.
-        """
-        return [tidy(score > self.threshold, self.specks).float() for score in self.scores(images, text)]
-
-    def scores(self, images: Sequence[Image.Image], text: str) -> list[Tensor]:
-        """Probability per pixel that it belongs to what ``text`` names: ``H W`` in [0, 1] per image.
 
         Raises:
             StarringError: if the text is empty.
         """
-        if not text.strip():
-            raise StarringError("What should be cut out? Give a word for the subject, such as --class-word dog.")
-        if not images:
-            return []
-        with torch.no_grad():
-            prepared = torch.cat([self.transform(as_tensor(image).to(self.device)) for image in images])
-            condition = self._condition(text)
-            maps = torch.cat([self._maps(part, condition) for part in prepared.split(self.batch)])
-            return [_enlarged(one, image.size) for one, image in zip(maps, images, strict=True)]
+        masks = [torch.zeros(image.height, image.width) for image in images]
+        for mask, found in zip(masks, self.instances(images, text), strict=True):
+            if found:
+                mask.copy_(found[0].mask)
+        return masks
 
-    def _condition(self, text: str) -> Tensor:
-        """The text's vector ``1 d``, computed once for all images."""
-        network = cast("Any", self.network)
-        context = int(network.config.text_config.max_position_embeddings)
-        tokens = cast("Any", self.tokenizer)([text], truncation=True, max_length=context, return_tensors="pt")
-        ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
-        return network.get_conditional_embeddings(batch_size=1, input_ids=ids, attention_mask=mask)
 
-    def _maps(self, prepared: Tensor, condition: Tensor) -> Tensor:
-        dtype = next(self.network.parameters()).dtype
-        vectors = condition.expand(len(prepared), -1)
-        logits = cast("Any", self.network)(pixel_values=prepared.to(dtype), conditional_embeddings=vectors).logits
-        return logits.reshape(len(prepared), *logits.shape[-2:]).float().sigmoid()
+def asked(text: str) -> str:
+    """``text`` without stray white space.
+
+    Raises:
+        StarringError: if nothing is left.
+    """
+    text = " ".join(text.split())
+    if not text:
+        raise StarringError("What should be cut out? Give a word for the subject, such as --class-word dog.")
+    return text
+
+
+def weightiest_first(found: Sequence[Instance]) -> list[Instance]:
+    """Instances by falling :attr:`Instance.weight`; what has no pixel is left out."""
+    return sorted((each for each in found if each.weight > 0), key=lambda each: -each.weight)
 
 
 def tidy(mask: Tensor, specks: float) -> Tensor:
@@ -142,6 +130,12 @@ def tidy(mask: Tensor, specks: float) -> Tensor:
     return torch.from_numpy(pixels).bool().to(mask.device)
 
 
+def pieces(mask: Tensor) -> list[Tensor]:
+    """The connected pieces (8-neighbourhood) of a boolean mask ``H W``, each a mask of its own."""
+    labels, areas = _areas(mask.cpu().numpy().astype(np.uint8))
+    return [torch.from_numpy(labels == label) for label in range(1, len(areas) + 1)]
+
+
 def coverage(mask: Tensor) -> float:
     """Share of the picture that a mask ``H W`` covers."""
     return float(mask.float().mean())
@@ -154,29 +148,70 @@ def load_segmenter(
     threshold: float | None = None,
     batch: int = 16,
 ) -> Segmenter:
-    """A segmenter by preset name, hub id or folder (``CLIPSegForImageSegmentation`` and its tokenizer).
+    """A segmenter by preset name, hub id or folder.
 
     Args:
-        name: a name in :data:`SEGMENTERS`, a hub id, or a folder.
+        name: a name in :data:`SEGMENTERS`; a hub id or folder of a CLIPSeg or SAM 3; a Grounding DINO and a SAM, each a
+            hub id or folder, joined by ``+``; or ``auto``, the best of :data:`AUTO` that can be had. What stood in
+            the way of a better one is told by a warning.
         device: where to put it; the CPU by default.
-        threshold: probability above which a pixel belongs; ``None`` takes the preset's.
+        threshold: probability above which something is what was asked for; ``None`` takes the network's usual one.
         batch: most images per forward pass.
 
     Raises:
-        StarringError: if there is no such model or it cannot be loaded.
+        StarringError: if there is no such model, it cannot be loaded, or it needs an extra that is not installed.
     """
+    if name == "auto":
+        return _best(device, batch)
+    if name == "sam3":
+        require_torchvision("SAM 3")  # before gigabytes are downloaded
+    detector, plus, sam = name.partition("+") if name not in SEGMENTERS else SEGMENTERS[name].partition("+")
+    if plus:
+        from starring.perception.grounded import load_grounded
+
+        places = locate("detector", detector, {}), locate("segmenter", sam, {})
+        return load_grounded(*places, device=device, threshold=threshold)
     source = locate("segmenter", name, SEGMENTERS)
-    transform = squash_transform(saved_settings(source))
-    tokenizer = load("segmenter's tokenizer", CLIPTokenizer, source)
-    model = load("segmenter", CLIPSegForImageSegmentation, source, dtype=torch.float32)
-    placed = model if device is None else cast("Any", model).to(device)
-    chosen = THRESHOLDS.get(name, 0.5) if threshold is None else threshold
-    return Segmenter(placed, tokenizer, transform, name=short(name, source), threshold=chosen, batch=batch)
+    kind = str(saved_settings(source, "config.json").get("model_type", ""))
+    if kind == "sam3":
+        from starring.perception.concepts import load_concepts
+
+        return load_concepts(name, source, device=device, threshold=threshold)
+    if kind == "clipseg":
+        from starring.perception.clipseg import load_clipseg
+
+        return load_clipseg(name, source, device=device, threshold=threshold, batch=batch)
+    if kind == "grounding-dino":
+        raise StarringError(
+            f"'{name}' finds boxes only. Join it with a network that cuts them out: --segmenter"
+            f" {name}+facebook/sam-vit-huge"
+        )
+    raise unknown("text-prompted segmenter of the kind", kind or "unnamed", ["clipseg", "sam3", "grounding-dino+sam"])
 
 
-def _enlarged(one: Tensor, size: tuple[int, int]) -> Tensor:
-    width, height = size
-    return interpolate(one[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0].cpu()
+def _best(device: torch.device | str | None, batch: int) -> Segmenter:
+    """The first of :data:`AUTO` that loads; why not a better one is told."""
+    reasons: list[str] = []
+    for name in AUTO:
+        try:
+            found = load_segmenter(name, device=device, batch=batch)
+        except StarringError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        if reasons:
+            warnings.warn(f"Masks are cut by {name}, since better ones failed. {' '.join(reasons)}", stacklevel=3)
+        return found
+    raise StarringError(f"No segmenter can be had. {' '.join(reasons)} Name one by --segmenter, or do without masks.")
+
+
+def require_torchvision(what: str) -> None:
+    """Refuse what cannot work without torchvision.
+
+    Raises:
+        StarringError: if it is not installed, with the extra that brings it.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        raise StarringError(f"{what} needs torchvision, which is not installed: pip install 'starring[sam3]'.")
 
 
 def _areas(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[np.ndarray[Any, np.dtype[np.int32]], list[int]]:

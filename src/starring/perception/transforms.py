@@ -151,9 +151,10 @@ def squash_transform(saved: Mapping[str, Any]) -> Transform:
 def variant(base: Transform, name: str) -> Transform:
     """A published deviation from a paper's transform, by name.
 
-    ``paper`` leaves ``base`` alone. ``vbench`` is VBench's (bilinear to the crop's size, neither antialiased nor
-    cropped). ``dreammatcher`` is DreamMatcher's DINO input (8/7 of the crop's size, no crop, scaled to [-1, 1] without
-    ImageNet statistics), which BridgeIV's numbers may inherit.
+    ``paper`` leaves ``base`` alone. ``vbench`` is VBench's for DINO (bilinear to the crop's size, neither antialiased
+    nor cropped), ``vbench-clip`` its transform for CLIP (not antialiased). ``dreammatcher`` is DreamMatcher's DINO
+    input (8/7 of the crop's size, no crop, scaled to [-1, 1] without ImageNet statistics), which BridgeIV's numbers may
+    inherit.
 
     Raises:
         StarringError: if the name is none of these.
@@ -163,10 +164,12 @@ def variant(base: Transform, name: str) -> Transform:
         return base
     if name == "vbench":
         return replace(base, size=crop, crop=None, filter="bilinear", antialias=False)
+    if name == "vbench-clip":
+        return replace(base, antialias=False)
     if name == "dreammatcher":
         half = (0.5, 0.5, 0.5)
         return replace(base, size=round(crop * 256 / 224), crop=None, mean=half, std=half)
-    raise StarringError(f"There is no image transform '{name}'. Known: paper, vbench, dreammatcher.")
+    raise StarringError(f"There is no image transform '{name}'. Known: paper, vbench, vbench-clip, dreammatcher.")
 
 
 def to_unit(frames: Tensor) -> Tensor:

@@ -1,0 +1,347 @@
+"""A paper's component table on one's own subjects: learn each once, film it with every component on or off, score.
+
+The rows are data that a method declares (:attr:`starring.methods.base.Method.ablation`): options, sampling and reward,
+none of which changes what was learned. All rows share prompts, seeds and initial noise, so they are compared in pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from starring.backbones.base import Backbone
+from starring.backbones.presets import load_backbone
+from starring.config import Recipe, Reward, Sample, to_json
+from starring.data import prompts as suites
+from starring.data.files import write_text
+from starring.data.masks import Segmenter
+from starring.data.subject import Subject
+from starring.errors import Interrupted, StarringError
+from starring.evaluate.page import png, strip
+from starring.evaluate.shots import Ledger, Order, Shot, Studio, unrolled
+from starring.evaluate.wishes import Task, default_suite, find_judge, settings_of, tasks_of
+from starring.generate import Progress as FilmProgress
+from starring.learn import Progress as LearnProgress
+from starring.learn import learn, resume
+from starring.methods import METHODS, build, find
+from starring.metrics.report import Picture, Report, Section, html
+from starring.metrics.statistics import Estimate, estimate, one_protocol
+from starring.metrics.suite import METRICS, Judge
+from starring.metrics.table import Table, plus_minus
+from starring.perception.encoders import ImageEncoder
+from starring.reward import Eyes, eyes_for, options_of
+from starring.run import Run
+
+SHOWN = ("clip_t", "clip_i", "dino_i")
+"""The scores of the paper's table, in its order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of a component table."""
+
+    name: str
+    """Which components are on."""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it changes in the run's options; nothing that learning depends on."""
+    sample: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it changes in how films are drawn."""
+    reward: Reward | None = None
+    """How its films are optimised afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where the work stands."""
+
+    part: str
+    """``learn`` or ``film``."""
+    done: float
+    """Steps learned, or films made (with the part of the one at work)."""
+    total: float
+    """Of this subject's learning, or of all films."""
+    what: str
+    """The subject, or row, subject and prompt at work."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ablation:
+    """What came out."""
+
+    folder: Path
+    """Holds everything: ``runs/``, ``films/``, ``results.json``, ``table.md``, ``report.html``."""
+    rows: tuple[Row, ...]
+    """The first is the baseline."""
+    scores: Mapping[str, Mapping[str, Estimate]]
+    """Mean and standard error over subjects, prompts and seeds, by row and score."""
+    gains: Mapping[str, Mapping[str, Estimate]]
+    """The same of the difference from the baseline's film of equal subject, prompt and seed."""
+    tables: tuple[Table, Table]
+    """Both as text."""
+    shots: Mapping[str, list[Shot]]
+    """Every film, by row."""
+    results: Path
+    """``results.json``."""
+    markdown: Path
+    """``table.md``."""
+    report: Path
+    """``report.html``."""
+
+
+def rows_of(method: str) -> tuple[Row, ...]:
+    """The component table that a method declares.
+
+    Raises:
+        StarringError: for an unknown method, and for one that declares none.
+    """
+    declared = find(method).ablation
+    if not declared:
+        some = ", ".join(name for name, kind in METHODS.items() if kind.ablation)
+        raise StarringError(f"'{method}' declares no component table. These do: {some or 'none'}.")
+    return tuple(
+        Row(
+            name=name, options=changes.get("options", {}), sample=changes.get("sample", {}),
+            reward=options_of(changes.get("reward", False)),
+        )
+        for name, changes in declared.items()
+    )  # fmt: skip
+
+
+def ablate(
+    method: str, subjects: Sequence[Subject], backbone: Backbone | None = None, recipe: Recipe | None = None, *,
+    rows: Sequence[Row] | None = None, suite: str | Path | Sequence[str] | None = None, seeds: Sequence[int] = (0,),
+    sample: Sample | Mapping[str, Any] | None = None, judge: Judge | str | None = None,
+    segmenter: Segmenter | str | None = None, encoder: ImageEncoder | str | None = None,
+    folder: str | Path = "ablation", on_progress: OnProgress | None = None,
+) -> Ablation:  # fmt: skip
+    """Learn subjects and film them with every combination of components that is a row.
+
+    Runs, films and scores are kept by what they depend on: the same call goes on where it was stopped.
+
+    Args:
+        method: a key of ``METHODS``.
+        subjects: photographs, with class words and different names.
+        backbone: what to learn and film on; the miniature by default.
+        recipe: of learning; the method's own for the backbone by default.
+        rows: the method's own by default.
+        suite: as in :func:`starring.evaluate.evaluate`; by default the method's own suite, where it has one.
+        seeds: one film for each row, subject, prompt and seed.
+        sample: a whole ``Sample``, or single settings that replace the recipe's, in all rows.
+        judge: who scores; by default the one that suits the backbone.
+        segmenter: who looks for the subject, in learning and for rewards; by default the one that suits the backbone.
+        encoder: who looks for rewards, likewise.
+        folder: where everything goes.
+        on_progress: told about every step.
+
+    Raises:
+        StarringError: for anything that cannot be done as asked, before the first film is begun.
+        Interrupted: on Ctrl-C; everything done so far is kept.
+        OSError: if the disk is full; everything done so far is kept.
+    """
+    chosen = tuple(rows) if rows is not None else rows_of(method)
+    names = [subject.name for subject in subjects]
+    if not names or len(set(names)) != len(names):
+        raise StarringError(
+            f"A component table needs subjects of different names; these are {', '.join(names) or '-'}."
+        )
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise StarringError(f"Seeds must be different whole numbers from 0, at least one; not {list(seeds)}.")
+    settings, home = settings_of(sample), Path(folder).expanduser()
+    ledger, backbone, tell = Ledger.open(home), backbone or load_backbone(), on_progress or _nobody
+    runs = [_learned(home / "runs", method, subject, backbone, recipe, segmenter, tell) for subject in subjects]
+    given = dict(zip([run.name for run in runs], subjects, strict=True))
+    tasks = tasks_of(runs, suite if suite is not None else _own_suite(method, runs[0]), given, names)
+    looking = {
+        task.run.name: eyes_for(task.subject, backbone, segmenter, encoder)
+        for task in tasks
+        if any(row.reward is not None for row in chosen)
+    }
+    scorer = find_judge(judge, runs[0], backbone)
+    orders = [
+        (row, task, order)
+        for task in tasks
+        for row in chosen
+        for order in _orders(row, task, backbone, settings, seeds, looking.get(task.run.name))
+    ]
+    shots = _filmed(orders, chosen, backbone, ledger, scorer, tell)
+    return _told(method, chosen, tasks, shots, ledger, scorer)
+
+
+def _learned(
+    runs: Path, method: str, subject: Subject, backbone: Backbone, recipe: Recipe | None,
+    segmenter: Segmenter | str | None, tell: OnProgress,
+) -> Run:  # fmt: skip
+    """The run of a subject: found finished, gone on with, or begun.
+
+    Raises:
+        StarringError: if it was learned from other photographs, or as another recipe says.
+    """
+
+    def told(progress: LearnProgress) -> None:
+        if progress.total:
+            what = f"{subject.name}: {progress.phase}"
+            tell(Progress(part="learn", done=progress.step, total=progress.total, what=what))
+
+    begun = runs / f"{subject.name}-{method}"
+    if not (begun / "config.json").is_file():
+        return learn(
+            method, subject, backbone, recipe, runs, name=begun.name, segmenter=segmenter, on_progress=told
+        )  # fmt: skip
+    if recipe is not None:
+        return learn(
+            method, subject, backbone, recipe, resume=begun, segmenter=segmenter, on_progress=told
+        )  # fmt: skip
+    return resume(begun, backbone, subject, segmenter=segmenter, on_progress=told)
+
+
+def _own_suite(method: str, run: Run) -> str:
+    """The prompts that a method's paper was evaluated with, in the words of the run's backbone."""
+    usual = default_suite(run)
+    own = f"{method}-miniature" if usual == "miniature" else method
+    return own if own in suites.suites() else usual
+
+
+def _orders(
+    row: Row, task: Task, backbone: Backbone, settings: Sample | dict[str, Any], seeds: Sequence[int], eyes: Eyes | None
+) -> Iterator[Order]:
+    """One film for each prompt and seed.
+
+    Raises:
+        StarringError: for an unknown option or setting, with the nearest name.
+    """
+    record = task.run.record
+    recipe = replace(record.recipe, options={**record.recipe.options, **row.options})
+    run = replace(task.run, record=replace(record, recipe=recipe))
+    whole = settings if isinstance(settings, Sample) else replace(recipe.sample or backbone.sample, **settings)
+    gamma = build(recipe.method, backbone, dict(recipe.options)).correlation
+    weights = hashlib.sha256(run.weights.read_bytes()).hexdigest()
+    for prompt in task.prompts:
+        for seed in seeds:
+            yield Order(
+                run=run, customized=True, prompt=prompt, said=task.said(prompt), seed=seed,
+                sample=replace(whole, **row.sample), correlation=gamma, weights=weights,
+                reward=row.reward, eyes=eyes if row.reward is not None else None,
+            )  # fmt: skip
+
+
+def _filmed(
+    orders: Sequence[tuple[Row, Task, Order]], rows: Sequence[Row], backbone: Backbone, ledger: Ledger, judge: Judge,
+    tell: OnProgress,
+) -> dict[str, list[Shot]]:  # fmt: skip
+    """Every film, by row; from memory as far as possible.
+
+    Raises:
+        Interrupted: on Ctrl-C; everything done so far is kept.
+    """
+    shots: dict[str, list[Shot]] = {row.name: [] for row in rows}
+    done, now = 0, ""
+
+    def step(_: str, film: FilmProgress) -> None:
+        if film.done is None:
+            tell(Progress(part="film", done=done + film.step / film.steps, total=len(orders), what=now))
+
+    studio = Studio(ledger, judge, step)
+    references = {
+        task.run.name: judge.references(task.subject.images) for task in {id(t): t for _, t, _ in orders}.values()
+    }
+    try:
+        for row, task, order in orders:
+            now = f"{row.name}, {task.label}: {order.prompt}"
+            shots[row.name].append(studio.shot(order, backbone, references[task.run.name]))
+            done += 1
+            tell(Progress(part="film", done=done, total=len(orders), what=now))
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"Stopped after {done} of {len(orders)} films, which are kept in {ledger.folder}. The same command goes on"
+            " from there."
+        ) from error
+    return shots
+
+
+def _told(
+    method: str,
+    rows: tuple[Row, ...],
+    tasks: Sequence[Task],
+    shots: dict[str, list[Shot]],
+    ledger: Ledger,
+    judge: Judge,
+) -> Ablation:
+    """Write results, table and report."""
+    baseline = shots[rows[0].name]
+    for key in SHOWN:
+        one_protocol([shot.scores[key] for films in shots.values() for shot in films])
+    scores = {
+        name: {key: estimate([s.scores[key].value for s in films]) for key in SHOWN} for name, films in shots.items()
+    }
+    gains = {
+        name: {
+            key: estimate([s.scores[key].value - b.scores[key].value for s, b in zip(films, baseline, strict=True)])
+            for key in SHOWN
+        }
+        for name, films in shots.items()
+        if films is not baseline
+    }
+    count = f"{len(tasks)} subjects, {len(tasks[0].prompts)} prompts, {len({s.seed for s in baseline})} seeds"
+    tables = (
+        _table(f"The components of {find(method).title.split(':')[0]}", scores, f"Mean ± one standard error; {count}."),
+        _table(f"Difference from {rows[0].name}", gains, "Of films with equal subject, prompt and seed."),
+    )
+    results = ledger.save(
+        {
+            "method": method, "rows": [to_json(row) for row in rows], "subjects": [task.label for task in tasks],
+            "estimates": to_json(scores), "gains": to_json(gains), "judge": judge.protocol,
+        }
+    )  # fmt: skip
+    markdown, report = ledger.folder / "table.md", ledger.folder / "report.html"
+    write_text(markdown, "\n\n".join(as_markdown(table) for table in tables) + "\n")
+    page = Report(
+        title=tables[0].title, lead=f"{count}: {sum(map(len, shots.values()))} films.", rows=(), tables=tables,
+        sections=_sections(tasks, shots), facts={"Judge": judge.protocol},
+    )  # fmt: skip
+    write_text(report, html(page))
+    return Ablation(
+        folder=ledger.folder, rows=rows, scores=scores, gains=gains, tables=tables, shots=shots, results=results,
+        markdown=markdown, report=report,
+    )  # fmt: skip
+
+
+def _table(title: str, numbers: Mapping[str, Mapping[str, Estimate]], note: str) -> Table:
+    cells = [
+        (name, *(plus_minus(values[key], METRICS[key].digits) for key in SHOWN)) for name, values in numbers.items()
+    ]
+    columns = ("row", *(METRICS[key].title for key in SHOWN))
+    return Table(title=title, columns=columns, rows=tuple(cells), notes=(note,))
+
+
+def as_markdown(table: Table) -> str:
+    """A table as Markdown, with title and notes."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n\n".join([f"**{table.title}**", body, *table.notes])
+
+
+def _sections(tasks: Sequence[Task], shots: Mapping[str, list[Shot]]) -> list[Section]:
+    """For each subject, frames of every row's film of the same prompt and seed, below each other."""
+    found: list[Section] = []
+    for task in tasks:
+        for prompt in task.prompts:
+            pictures: list[Picture] = []
+            for name, films in shots.items():
+                shot = next(s for s in films if (s.run, s.prompt) == (task.run.name, prompt))
+                with Image.open(shot.frames) as sheet:
+                    frames = [Image.fromarray(frame) for frame in unrolled(sheet, shot.count)]
+                pictures.append(Picture(png=png(strip(frames)), caption=name, pixels=True))
+            found.append(Section(title=f"{task.label}: {prompt}", wide=True, pictures=pictures))
+    return found
+
+
+def _nobody(_: Progress) -> None:
+    """Nobody listens."""

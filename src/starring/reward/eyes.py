@@ -1,0 +1,108 @@
+"""Eyes for a run: its photographs, and the networks that look at them and at its films."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from starring.backbones.base import Backbone
+from starring.config import Reward, from_json, to_json
+from starring.data.masks import Segmenter
+from starring.data.subject import Subject
+from starring.errors import StarringError
+from starring.methods.base import Method
+from starring.perception.encoders import CLIPS, ImageEncoder, load_clip
+from starring.perception.segment import SEGMENTERS, load_segmenter
+from starring.reward.film import Rewarded
+from starring.reward.sight import Eyes
+from starring.run import Photographs, Run
+
+ENCODER = "clip-vit-large-patch14"
+"""CLIP's image tower of the pixel reward; the paper does not say which."""
+
+
+def eyes_for(
+    subject: Subject,
+    backbone: Backbone,
+    segmenter: Segmenter | str | None = None,
+    encoder: ImageEncoder | str | None = None,
+) -> Eyes:
+    """Eyes that look for a subject.
+
+    Args:
+        subject: its photographs and class word.
+        backbone: networks that suit it are taken, and go where it is.
+        segmenter: another one, or its name; see :func:`starring.perception.segment.load_segmenter`.
+        encoder: another one, or the name of a CLIP; see :func:`starring.perception.encoders.load_clip`.
+
+    Raises:
+        StarringError: if the subject has no class word, or a network cannot be had.
+    """
+    if not subject.class_word:
+        raise StarringError(f"A reward looks for {subject.name} by its class word, and it has none. Give it one.")
+    names: dict[str, str] = {}
+    if segmenter is None or isinstance(segmenter, str):
+        names["segmenter"] = segmenter or (backbone.name if backbone.name in SEGMENTERS else "auto")
+        segmenter = cast("Segmenter", load_segmenter(names["segmenter"], device=backbone.device))
+    if encoder is None or isinstance(encoder, str):
+        names["encoder"] = encoder or (backbone.name if backbone.name in CLIPS else ENCODER)
+        encoder = load_clip(names["encoder"], device=backbone.device)
+    return Eyes(segmenter=segmenter, encoder=encoder, word=subject.class_word, photographs=subject.images, names=names)
+
+
+def again(photographs: Photographs) -> Subject:
+    """The photographs of a run, read again from where they were.
+
+    Raises:
+        StarringError: if none of them is there.
+    """
+    if photographs.folder is None or not Path(photographs.folder).exists():
+        where = f"{photographs.folder}, which is gone" if photographs.folder else "memory only"
+        raise StarringError(
+            f"A reward compares the film with the photographs of {photographs.name}, which were in {where}. Put them"
+            " back, or film without a reward."
+        )
+    subject = Subject.from_folder(photographs.folder, photographs.class_word, photographs.name)
+    known = set(photographs.digests.values())
+    same = [i for i, digest in enumerate(subject.digests) if digest in known]
+    if not same:
+        raise StarringError(f"{photographs.folder} no longer holds any photograph that {photographs.name} was.")
+    return subject.choose(same)
+
+
+def options_of(reward: Reward | Mapping[str, Any] | bool | None) -> Reward | None:
+    """What a person asks for as options: ``True`` means the defaults, ``False`` and ``None`` no reward.
+
+    Raises:
+        StarringError: for an unknown option, with the nearest name.
+    """
+    if isinstance(reward, Mapping):
+        return from_json(Reward, reward)
+    return Reward() if reward is True else reward or None
+
+
+def rewarded(method: Method, origin: Mapping[str, Any], eyes: Eyes, options: Reward) -> tuple[Method, dict[str, Any]]:
+    """A method whose films are optimised, and what a sidecar says about both."""
+    return Rewarded(method, eyes, options), {**origin, "reward": {"options": to_json(options), **eyes.names}}
+
+
+def rewarded_again(method: Method, origin: Mapping[str, Any], backbone: Backbone) -> Method:
+    """The method of a sidecar, with the reward that it names, if it names one.
+
+    Args:
+        method: the method.
+        origin: what the sidecar says about it; ``file`` is in the run's folder.
+        backbone: the network.
+
+    Raises:
+        StarringError: if run, photographs or networks cannot be had any more.
+    """
+    said = origin.get("reward")
+    if said is None:
+        return method
+    if not {"segmenter", "encoder"} <= set(said):
+        raise StarringError("This film was rewarded by networks that were passed in; film its prompt with them again.")
+    subject = again(Run.open(Path(origin["file"]).parent).record.subject)
+    eyes = eyes_for(subject, backbone, said["segmenter"], said["encoder"])
+    return Rewarded(method, eyes, from_json(Reward, said["options"]))
