@@ -40,6 +40,9 @@ def _put(folder: Path, module: ModelMixin | PreTrainedModel, extra: Mapping[str,
     dtype = next(module.parameters()).dtype
     module.half().save_pretrained(partial)
     module.to(dtype)  # pyright: ignore[reportArgumentType]
+    config = json.loads((partial / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where it was loaded from is nobody's business
+    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name, content in (extra or {}).items():
         (partial / name).write_text(json.dumps(content, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
