@@ -137,7 +137,7 @@ class Evaluate(Machine):
     learned: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
     """Runs that `learn` made; several are averaged by method."""
     suite: Word = None
-    """Suite of prompts (vcd, bridgeiv, dreambench, miniature, ...) or a file with one prompt a line; by default what suits the backbone."""
+    """Prompts: a suite (vcd, bridgeiv, miniature, ...) or a file, one a line; by default what suits the backbone."""
     seeds: tuple[int, ...] = (0, 1)
     """One film for each prompt and seed."""
     judge: Word = None
@@ -168,7 +168,8 @@ class Evaluate(Machine):
         with show.bars() as bars:
             done = evaluate(
                 opened, suite=self.suite, seeds=self.seeds, judge=self.judge, backbone=backbone,
-                protocol=self.protocol, eyes={role: str(file) for role, file in pairs(self.eyes).items()}, real=self.real,
+                protocol=self.protocol, eyes={role: str(file) for role, file in pairs(self.eyes).items()},
+                real=self.real,
                 sample={"steps": self.steps, "guidance": self.guidance}, correlation=self.correlation, folder=self.out,
                 on_progress=lambda p: bars.move("films", p.share * p.total, p.total, "Filming and scoring", p.what),
             )  # fmt: skip
