@@ -209,7 +209,7 @@ def _accessory(who: Identity, figure: Figure) -> tuple[Points, ...]:
 
 
 def _labels(actor: Actor, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Which role covers each pixel (0: none), and the face."""
+    """Which role covers each pixel (0: none), and the face as far as neither hair, hat nor scarf covers it."""
     who = actor.identity
     figure = CLASSES[who.kind](who.proportions)
     label, pattern, face = (np.zeros((side, side), np.uint8) for _ in range(3))
@@ -226,11 +226,13 @@ def _labels(actor: Actor, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint
     for points in who.marks:
         fill(pattern, points, 1)
     label[(pattern > 0) & (label == _ROLES.index("body"))] = _ROLES.index("mark")
+    for points in _accessory(who, figure):
+        fill(label, points, _ROLES.index("trim"))
     if who.kind in PEOPLE:
         head = next(points for role, points in figure.parts if role == "skin" and len(points) > 4)
         fill(face, head, 1)
-    for points in _accessory(who, figure):
-        fill(label, points, _ROLES.index("trim"))
+        over = ["hair"] if who.accessory == "glasses" else ["hair", "trim"]
+        face[np.isin(label, [_ROLES.index(role) for role in over])] = 0
     return label, face
 
 
