@@ -6,14 +6,25 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AnimateDiffPipeline, AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXTransformer3DModel,
+    DDIMScheduler,
+    MotionAdapter,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 WORDS = """
 a an the of on in with and photo video film picture far away very small zoomed close up dog cat robot turtle
 man woman person face red green blue black white brown running walking jumping turning standing still beach
 forest snow city street room house left right ktn pll ucd
 """.split()  # noqa: SIM905  (a list would be a page long)
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz<*>0123456789"
 
 SAMPLE = {"frames": 4, "height": 32, "width": 32, "steps": 3, "guidance": 3.0, "fps": 8}
 
@@ -117,6 +128,83 @@ def tiny_animatediff(folder: Path, seed: int = 0) -> Path:
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     (folder / "starring.json").write_text(json.dumps({"sample": SAMPLE}, indent=2))
+    return folder
+
+
+def tiny_t5_tokenizer(length: int = 16) -> T5Tokenizer:
+    """A real unigram tokenizer: :data:`WORDS` as single pieces, and letters for everything else."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -6.0)]
+    pieces += [(f"▁{word}", -4.0) for word in WORDS] + [(letter, -12.0) for letter in LETTERS]
+    return T5Tokenizer(vocab=list(dict(pieces).items()), extra_ids=0, model_max_length=length)
+
+
+def tiny_video_vae() -> AutoencoderKLCogVideoX:
+    """Three levels: 4 in time and 4 in space; four latent channels; a scaling factor that must not be forgotten."""
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 3,
+        up_block_types=("CogVideoXUpBlock3D",) * 3,
+        block_out_channels=(8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_height=32,
+        sample_width=32,
+        scaling_factor=0.7,
+    )
+
+
+def tiny_transformer(rotary: bool = True, patch_size_t: int | None = None) -> CogVideoXTransformer3DModel:
+    """Two blocks of two heads over patches of 2."""
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=32,
+        num_layers=2,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=9,
+        patch_size_t=patch_size_t,
+        max_text_seq_length=16,
+        use_rotary_positional_embeddings=rotary,
+    )
+
+
+def tiny_cogvideox(folder: Path, seed: int = 0, rotary: bool = True, patch_size_t: int | None = None) -> Path:
+    """Write a random CogVideoX pipeline: rotary positions as in 5B or sincos as in 2B; ``patch_size_t`` as in 1.5."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = tiny_t5_tokenizer()
+        encoder = T5EncoderModel(
+            T5Config(
+                vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4, dropout_rate=0.0
+            )
+        )
+        vae, transformer = tiny_video_vae(), tiny_transformer(rotary, patch_size_t)
+    for name, part in {"text_encoder": encoder, "vae": vae, "transformer": transformer}.items():
+        part.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=1.0 if rotary else 3.0,
+        timestep_spacing="trailing",
+    ).save_pretrained(folder / "scheduler")
+    index: dict[str, object] = {
+        "_class_name": "CogVideoXPipeline",
+        "_diffusers_version": "0.42.0",
+        "scheduler": ["diffusers", "CogVideoXDDIMScheduler"],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    (folder / "starring.json").write_text(json.dumps({"sample": SAMPLE | {"frames": 9}}, indent=2))
     return folder
 
 

@@ -123,6 +123,11 @@ class Stage:
     class_images: int = 0
     """Pictures of the class that the backbone makes beforehand, for prior preservation (arXiv 2208.12242, section
     3.2); as many samples of them as of the subject are in each batch. 0 leaves that out."""
+    backbone: str = ""
+    """Another backbone of the same family that this stage trains on, such as a distilled one whose films take few
+    steps; empty trains on the run's own."""
+    rewarded: bool = False
+    """Whether the method is judged in this stage by eyes that know the subject, and not by its photographs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +175,8 @@ class Recipe:
     """How photographs become samples."""
     sample: Sample | None = None
     """How films are drawn; ``None`` takes the backbone's defaults."""
+    reward: Reward | None = None
+    """How films are optimised if that is asked for without settings; ``None`` takes what the paper prints."""
     source: str = ""
     """Where the numbers come from."""
 

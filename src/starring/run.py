@@ -5,6 +5,7 @@
     my_dog-vcd/
       config.json              the record: recipe, backbone, photographs with their digests, versions
       method.safetensors       the result; present when, and only when, learning has finished
+      start.safetensors        what learning began with, if it was not the method's own beginning
       checkpoint-200/          weights, optimizer, scheduler, random states, data position: safetensors and JSON only
       log.jsonl                one line a step
       masks/  previews/  videos/  cache/
@@ -17,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import random
 import re
 import shlex
 import shutil
@@ -27,8 +27,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
@@ -43,7 +41,7 @@ VERSION = 2
 """Of the run folder's layout."""
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
 """Whose versions a run notes."""
-CONFIG, WEIGHTS, STATE = "config.json", "method.safetensors", "state.json"
+CONFIG, WEIGHTS, START, STATE = "config.json", "method.safetensors", "start.safetensors", "state.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +114,7 @@ class Checkpoint:
     scaler: Mapping[str, Any] = field(default_factory=dict)
     """The gradient scaler's state dict, empty without half precision."""
     rng: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """:func:`random_state` of every process."""
+    """The states of all sources of randomness, of every process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,8 +127,14 @@ class Run:
     """What it was asked for."""
 
     @classmethod
-    def create(cls, runs: str | Path, name: str, record: Record) -> Run:
+    def create(cls, runs: str | Path, name: str, record: Record, start: Mapping[str, Tensor] | None = None) -> Run:
         """A new folder ``name`` in ``runs``, or ``name-2``, ``name-3``... where that is taken: nothing is overwritten.
+
+        Args:
+            runs: where.
+            name: how it should be called.
+            record: what is asked for.
+            start: values of some of the method's parameters that learning begins with.
 
         Raises:
             OSError: if the disk is full or ``runs`` cannot be written; then there is no new folder.
@@ -138,11 +142,17 @@ class Run:
         runs = Path(runs).expanduser()
         runs.mkdir(parents=True, exist_ok=True)
         number = 1
+
+        def fill(part: Path) -> None:
+            write_json(part / CONFIG, to_json(record))
+            if start:
+                write_bytes(part / START, _tensors(start))
+
         while True:
             folder = runs / (slug(name) if number == 1 else f"{slug(name)}-{number}")
             number += 1
             with contextlib.suppress(FileExistsError):
-                write_folder(folder, lambda part: write_json(part / CONFIG, to_json(record)))
+                write_folder(folder, fill)
                 return cls(folder=folder, record=record)
 
     @classmethod
@@ -233,6 +243,11 @@ class Run:
         except SafetensorError as error:
             raise StarringError(f"{self.weights} is damaged ({error}). Restore it, or learn the run again.") from error
 
+    def load_start(self) -> dict[str, Tensor]:
+        """What learning began with, besides the method's own beginning; empty if it was nothing else."""
+        path = self.folder / START
+        return load(path.read_bytes()) if path.is_file() else {}
+
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders, oldest first."""
         found = [
@@ -311,32 +326,6 @@ class Run:
 def libraries() -> dict[str, str]:
     """Installed versions of what results depend on."""
     return {name: metadata.version(name) for name in LIBRARIES}
-
-
-def random_state(generator: torch.Generator) -> dict[str, Any]:
-    """The states of every source of randomness: Python, NumPy, torch on all devices, and ``generator``."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    version, internal, gauss = random.getstate()
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-        "generator": generator.get_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
-    """Undo everything that was drawn since :func:`random_state`; without ``generator``, only the global sources."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if generator is not None:
-        generator.set_state(state["generator"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> bytes:

@@ -37,6 +37,7 @@ def test_the_mask_moves_with_the_picture() -> None:
         assert overlap > 0.75
 
 
+@pytest.mark.slow
 def test_shares_of_zooms_and_their_words() -> None:
     words = Counter(crop.caption.removesuffix(CAPTION) for crop in crops(1500, Data()))
     assert set(words) == {*FAR, *NEAR, ""}

@@ -120,6 +120,7 @@ def small() -> Recipe:
     return replace(whole, stages=stages, data=replace(whole.data, size=32, variants=6), sample=None)
 
 
+@pytest.mark.slow
 def test_stages_class_pictures_and_resuming(tiny: Backbone, tmp_path: Path) -> None:
     """One loop goes through both stages; stopped in the second, it goes on to the same bits."""
     heard: list[Progress] = []

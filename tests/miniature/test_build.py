@@ -100,6 +100,7 @@ def test_bfloat16_computes_near_float32_and_keeps_weights_whole(folder: Path, tm
     assert abs(half - whole) < 0.05 * whole
 
 
+@pytest.mark.slow
 def test_the_film_loss_reads_films(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "FILMS_PER_SHARD", 4)
     unet, text = build.load_unet(folder)

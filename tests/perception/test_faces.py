@@ -50,13 +50,13 @@ def test_opencvs_detector_and_encoder(files: tuple[Path, Path]) -> None:
 def test_a_frame_without_a_face_is_tried_once_more_with_a_border(files: tuple[Path, Path]) -> None:
     sizes: list[tuple[int, ...]] = []
     eyes = DetectedFaces(files[0], SFace(files[1]))
-    rows = eyes._rows  # pyright: ignore[reportPrivateUsage]
+    rows = eyes.detector._rows  # pyright: ignore[reportPrivateUsage]
 
     def watched(picture: np.ndarray) -> object:
         sizes.append(picture.shape)
         return rows(picture)
 
-    eyes._rows = watched  # type: ignore[method-assign]
+    eyes.detector._rows = watched  # type: ignore[method-assign]
     eyes.faces(torch.stack([frame(), frame((16, 24))]))
     assert sizes == [(64, 64, 3), (80, 80, 3), (64, 64, 3)]
 

@@ -58,6 +58,7 @@ def test_raft_has_the_released_size() -> None:
     assert sum(parameter.numel() for parameter in RAFT().parameters()) == 5_257_536
 
 
+@pytest.mark.slow
 def test_raft_loads_what_it_saved_under_the_released_names(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = RAFT().eval()

@@ -43,8 +43,8 @@ def photograph(width: int = 150, height: int = 100, mode: str = "RGB") -> Image.
     return Image.fromarray((soft + rng.normal(0, 4, soft.shape)).clip(0, 255).astype(np.uint8)).convert(mode)
 
 
-def tiny_detector(folder: Path, seed: int = 0) -> Path:
-    """``GroundingDinoForObjectDetection`` with a Swin and a BERT, for pictures whose short side becomes 128."""
+def tiny_detector(folder: Path, seed: int = 0, side: int = 128) -> Path:
+    """``GroundingDinoForObjectDetection`` with a Swin and a BERT, for pictures whose short side becomes ``side``."""
     torch.manual_seed(seed)
     swin = SwinConfig(
         image_size=32, embed_dim=16, depths=[1] * 4, num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
@@ -64,23 +64,23 @@ def tiny_detector(folder: Path, seed: int = 0) -> Path:
                 parameter.add_(0.3 * torch.randn_like(parameter))  # else all boxes have one size
     model.save_pretrained(folder)
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)})
-    reader = GroundingDinoImageProcessorPil(size={"shortest_edge": 128, "longest_edge": 256})
+    reader = GroundingDinoImageProcessorPil(size={"shortest_edge": side, "longest_edge": 2 * side})
     GroundingDinoProcessor(reader, tokenizer).save_pretrained(folder)
     return folder
 
 
-def tiny_sam(folder: Path, seed: int = 0) -> Path:
-    """``SamModel`` for pictures whose long side becomes 64."""
+def tiny_sam(folder: Path, seed: int = 0, side: int = SAM_SIDE) -> Path:
+    """``SamModel`` for pictures whose long side becomes ``side``, in 8 x 8 patches."""
     torch.manual_seed(seed)
     model = SamModel(
         SamConfig(
             vision_config=SamVisionConfig(
-                hidden_size=16, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=SAM_SIDE,
-                patch_size=8, window_size=4, global_attn_indexes=[1], num_pos_feats=8, mlp_dim=16,
+                hidden_size=16, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=side,
+                patch_size=side // 8, window_size=4, global_attn_indexes=[1], num_pos_feats=8, mlp_dim=16,
                 initializer_range=0.1,
             ),
             prompt_encoder_config=SamPromptEncoderConfig(
-                hidden_size=16, image_size=SAM_SIDE, patch_size=8, mask_input_channels=4
+                hidden_size=16, image_size=side, patch_size=side // 8, mask_input_channels=4
             ),
             mask_decoder_config=SamMaskDecoderConfig(
                 hidden_size=16, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=16
@@ -92,7 +92,7 @@ def tiny_sam(folder: Path, seed: int = 0) -> Path:
             if parameter.ndim > 1:
                 parameter.mul_(4)
     model.save_pretrained(folder)
-    cutter = SamImageProcessorPil(size={"longest_edge": SAM_SIDE}, pad_size={"height": SAM_SIDE, "width": SAM_SIDE})
+    cutter = SamImageProcessorPil(size={"longest_edge": side}, pad_size={"height": side, "width": side})
     SamProcessor(cutter).save_pretrained(folder)
     return folder
 

@@ -18,12 +18,12 @@ from starring.backbones.presets import load_backbone
 from starring.config import Reward, from_json, to_json
 from starring.data.subject import Subject
 from starring.errors import StarringError
-from starring.methods import METHODS, build
+from starring.methods import METHODS, build, recipe
 from starring.methods.base import Method, Plain, PlainConfig, Request
 from starring.miniature import album, world
 from starring.perception.encoders import CLIP, load_clip
 from starring.perception.segment import load_segmenter
-from starring.reward import Eyes, Result, Rewarded, optimise
+from starring.reward import Eyes, Result, Rewarded, optimise, options_of
 from starring.reward.film import normalised, still
 from tests.perception.tiny_eyes import tiny_clip
 from tests.reward.middle import Middle
@@ -135,6 +135,26 @@ def test_a_film_stays_as_it_was_if_nothing_is_found(
     assert found.result is not None
     assert where in found.result.told
     assert not found.result.history
+
+
+def test_what_is_asked_for_replaces_the_recipes_own_defaults() -> None:
+    own = recipe("bridgeiv-miniature").reward
+    assert (own, recipe("bridgeiv").reward) == (Reward(latent="mean"), None)
+    assert options_of(True) == Reward()
+    assert options_of(True, own) == own
+    assert options_of({"iterations": 3}, own) == Reward(latent="mean", iterations=3)
+    assert options_of({}, own) == own
+    assert options_of(Reward(), own) == Reward()
+    assert options_of(False, own) is options_of(None, own) is None
+    assert Reward().latent == "sum"  # as printed
+
+
+def test_photographs_are_looked_at_once(tiny: Backbone, clip: CLIP) -> None:
+    looking, film = eyes(clip), torch.zeros(1, 4, 2, 8, 8)
+    first, second = (looking.sight(tiny, film, film[:, :, :1]) for _ in range(2))
+    assert isinstance(looking.segmenter, Middle)
+    assert looking.segmenter.shown == 2 * 3 + 2
+    assert torch.equal(first.photographs, second.photographs)
 
 
 def test_frames_and_photographs_without_the_subject_are_left_out(tiny: Backbone, clip: CLIP) -> None:

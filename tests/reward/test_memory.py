@@ -79,6 +79,7 @@ def peak(objective: Objective, text: Text, z1: Tensor, compute: Any) -> int:
     return alive.peak
 
 
+@pytest.mark.slow
 def test_an_iteration_takes_a_fraction_of_the_naive_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         unet, vae, eye = tiny_motion(), tiny_vae(), vision(32, 2, 8, 32)

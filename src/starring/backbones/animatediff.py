@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import AutoencoderKL, DDIMScheduler, LCMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 
-from starring.backbones.base import Backbone, Moments, Text
+from starring.backbones.base import Backbone, Moments, Reference, Text
 from starring.backbones.loading import (
     ADAPTER,
     is_single_file,
@@ -27,6 +27,7 @@ from starring.backbones.loading import (
     read_json,
     readable,
 )
+from starring.backbones.lora import fuse
 from starring.config import Sample, from_json, to_json
 from starring.diffusion.parametrization import Parametrization
 from starring.errors import StarringError
@@ -43,6 +44,11 @@ _PATTERNS = {
 
 _PIECES = (".resnets", ".attentions", ".motion_modules", ".downsamplers", ".upsamplers")
 """Lists whose members are blocks."""
+
+
+def linear_lcm() -> LCMScheduler:
+    """AnimateLCM's schedule (arXiv 2402.00769): four steps give t = 999, 759, 499, 259."""
+    return LCMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="linear")
 
 
 def linear_ddim() -> DDIMScheduler:
@@ -110,6 +116,7 @@ class AnimateDiff(Backbone):
         sample: Sample | None = None,
         name: str | None = None,
         dtype: torch.dtype = torch.float32,
+        lora: tuple[str, str, float] | None = None,
     ) -> AnimateDiff:
         """Put a backbone together, on the CPU.
 
@@ -123,6 +130,7 @@ class AnimateDiff(Backbone):
             sample: how films are drawn by default; else ``starring.json`` beside ``model_index.json`` says so.
             name: for messages.
             dtype: precision of the weights.
+            lora: folder or hub id, file in it and strength of a LoRA that is added to the U-Net's weights.
 
         Raises:
             StarringError: if something is missing, damaged or does not fit together.
@@ -135,6 +143,8 @@ class AnimateDiff(Backbone):
         pipe = _base(source, folder, base, motion, dtype)
         if vae is not None:
             pipe.vae = load_part(AutoencoderKL, "VAE", vae, dtype)
+        if lora is not None:
+            fuse(pipe.unet, *lora)
         if scheduler is None:
             whole = folder is not None and base is None and type(pipe).__name__ == "AnimateDiffPipeline"
             scheduler = pipe.scheduler if whole else linear_ddim()
@@ -193,7 +203,7 @@ class AnimateDiff(Backbone):
         pixels = [self.vae.decode(chunk, return_dict=False)[0] for chunk in frames.split(FRAMES_AT_ONCE)]
         return _frames_apart(torch.cat(pixels), b, f)
 
-    def predict(self, x: Tensor, t: Tensor | int, text: Text, reference: Tensor | None = None) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor | int, text: Text, reference: Reference | Tensor | None = None) -> Tensor:
         """One call of the U-Net; see :meth:`Backbone.predict`.
 
         Raises:

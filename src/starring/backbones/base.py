@@ -80,6 +80,49 @@ class Moments:
         return self.mean + self.std * noise.to(self.mean)
 
 
+PLACES: dict[str, str] = {
+    "width": "beside the film: one trained width further right",
+    "both": "diagonally beside it: one trained height further down as well",
+    "after": "in time, after the film's last latent frame",
+    "before": "in time, before its first",
+    "none": "on its first frame",
+}
+"""Where the rotary positions of a reference frame can lie, seen from those of the film."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reference:
+    """Clean pictures that a film's tokens attend to, for backbones with joint attention.
+
+    Raises:
+        StarringError: for an unknown place.
+    """
+
+    latents: Tensor
+    """``b c r h w``: ``r`` pictures, one set of them for all films or one for each; of the film's own ``h w``."""
+    place: str = "width"
+    """Where their rotary positions lie (:data:`PLACES`; CustomVideoX, arXiv 2502.06527, eq. 5); each further picture
+    lies as far from the one before."""
+    t: int | None = 0
+    """The timestep that modulates their tokens: 0, since they are clean, or ``None`` for that of the film."""
+
+    def __post_init__(self) -> None:
+        if self.place not in PLACES:
+            raise unknown("place for a reference", self.place, PLACES)
+
+    def shift(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """How far in time, down and right the first picture lies from a film of so many latent frames.
+
+        Args:
+            frames: latent frames of the film.
+            height: rows of tokens at the trained size.
+            width: columns of tokens at the trained size.
+        """
+        times = {"after": frames, "before": -1}
+        down = height if self.place == "both" else 0
+        return times.get(self.place, 0), down, width if self.place in ("width", "both") else 0
+
+
 class Backbone(ABC):
     """A frozen text-to-video model taken apart: tokenizer, text encoder, VAE, denoiser and noise schedule.
 
@@ -217,18 +260,32 @@ class Backbone(ABC):
         """Latents ``b c f h w`` to pixels ``b 3 F H W`` around [-1, 1], not clamped; carries gradient."""
 
     @abstractmethod
-    def predict(self, x: Tensor, t: Tensor | int, text: Text, reference: Tensor | None = None) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor | int, text: Text, reference: Reference | Tensor | None = None) -> Tensor:
         """One call of the denoiser.
 
         Args:
             x: noisy latents ``b c f h w``, as the scheduler scales them.
             t: timesteps: a number, ``()`` or ``(b,)``.
             text: one prompt, or ``b`` of them.
-            reference: clean latents of a reference image ``b c 1 h w``, for backbones that can attend to one.
+            reference: pictures that the film's tokens attend to, for backbones that can; latents alone, ``b c r h w``,
+                mean a :class:`Reference` with its defaults.
 
         Returns:
             The prediction, ``b c f h w`` float32, as :attr:`parametrization` says.
         """
+
+    def read_reference(self, reference: Reference, text: Text, frames: int) -> None:
+        """The reference alone through the denoiser, at its place beside a film, for what its layers make of it.
+
+        Args:
+            reference: one set of pictures, with a timestep of its own.
+            text: one prompt of any length; the denoiser cannot do without.
+            frames: latent frames of the film.
+
+        Raises:
+            StarringError: if the denoiser cannot attend to pictures.
+        """
+        raise StarringError(f"{self.name} ({self.family}) cannot attend to a reference image; use another backbone.")
 
     @abstractmethod
     def still(self) -> AbstractContextManager[None]:

@@ -155,6 +155,23 @@ def load_pipeline(folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
     )
 
 
+def load_cogvideox(folder: Path, dtype: torch.dtype) -> Any:
+    """A CogVideoX text-to-video pipeline from a folder.
+
+    Raises:
+        StarringError: if it is a pipeline of another kind, or does not load.
+    """
+    kind = str(read_json(folder / "model_index.json").get("_class_name", ""))
+    if kind != "CogVideoXPipeline":
+        raise StarringError(
+            f"{folder} holds a {kind or 'pipeline without a class'}, and CogVideoX is needed. Name a CogVideoX folder."
+        )
+    with quiet(), readable("pipeline", str(folder), "Check that the folder is complete."):
+        from diffusers import CogVideoXPipeline
+
+        return CogVideoXPipeline.from_pretrained(str(folder), dtype=dtype)
+
+
 def load_single_file(file: str, config: Path | None, dtype: torch.dtype) -> Any:
     """A Stable Diffusion 1.5 checkpoint in one file (.safetensors, .ckpt) as a pipeline.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from starring.errors import StarringError, unknown
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights" / "film"
 """Where the bundled weights are."""
+MINIATURE_DIT = MINIATURE.with_name("dit")
+"""Where the second bundled film model is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +30,9 @@ class Preset:
     """VAE, when it is not the source's own."""
     sample: Sample | None = None
     """How films are drawn; ``None`` lets the source say so."""
+    lora: tuple[str, str, float] | None = None
+    """Folder or hub id, file and strength of a LoRA that belongs to the motion adapter; its films take few steps, by
+    :func:`starring.backbones.animatediff.linear_lcm`."""
     note: str = ""
     """One line for people."""
 
@@ -39,6 +45,27 @@ PRESETS: dict[str, Preset] = {
         vae="stabilityai/sd-vae-ft-mse",
         sample=Sample(frames=16, height=512, width=512, steps=25, guidance=7.5, fps=8),
         note="Realistic Vision v5.1 with AnimateDiff v2: 16 frames, 512x512; downloads 5 GB from the hub",
+    ),
+    "animatelcm": Preset(
+        source="SG161222/Realistic_Vision_V5.1_noVAE",
+        adapter="wangfuyun/AnimateLCM",
+        vae="stabilityai/sd-vae-ft-mse",
+        lora=("wangfuyun/AnimateLCM", "AnimateLCM_sd15_t2v_lora.safetensors", 0.8),
+        sample=Sample(frames=16, height=512, width=512, steps=4, guidance=2.0, fps=8),
+        note="Realistic Vision v5.1 with AnimateLCM: 4 steps a film, 512x512; downloads 6 GB from the hub",
+    ),
+    "miniature-dit": Preset(
+        source=str(MINIATURE_DIT), note="bundled: CogVideoX's networks in small, 17 frames, 64x64, runs on a CPU"
+    ),
+    "cogvideox-2b": Preset(
+        source="THUDM/CogVideoX-2b",
+        sample=Sample(frames=49, height=480, width=720, steps=50, guidance=6.0, fps=8),
+        note="CogVideoX-2B: 49 frames, 480x720, no reference images; downloads 14 GB from the hub",
+    ),
+    "cogvideox-5b": Preset(
+        source="THUDM/CogVideoX-5b",
+        sample=Sample(frames=49, height=480, width=720, steps=50, guidance=6.0, fps=8),
+        note="CogVideoX-5B: 49 frames, 480x720; downloads 21 GB from the hub",
     ),
 }
 """All named backbones."""
@@ -56,10 +83,10 @@ def load_backbone(
     """Load a backbone.
 
     Args:
-        name_or_path: a preset (:data:`PRESETS`), a folder in diffusers layout or hub id of an AnimateDiff or Stable
-            Diffusion 1.5 pipeline, or a single-file checkpoint of Stable Diffusion 1.5.
+        name_or_path: a preset (:data:`PRESETS`), a folder in diffusers layout or hub id of an AnimateDiff, Stable
+            Diffusion 1.5 or CogVideoX pipeline, or a single-file checkpoint of Stable Diffusion 1.5.
         base: another Stable Diffusion 1.5 (folder, hub id, single file) under the same motion modules.
-        adapter: another motion adapter (folder or hub id).
+        adapter: another motion adapter (folder or hub id), for Stable Diffusion 1.5.
         vae: another VAE (folder or hub id).
         device: where to compute; the accelerator if there is one.
         dtype: precision, also by name (``fp16``); float32 by default.
@@ -68,7 +95,6 @@ def load_backbone(
         StarringError: if the name is unknown (with the nearest one), or something is missing or does not fit.
     """
     # diffusers takes seconds to import, so a list of presets should not pay for it
-    from starring.backbones.animatediff import AnimateDiff, linear_ddim
     from starring.backbones.loading import is_hub_id, is_single_file, precision
 
     name, given = str(name_or_path), {"base": base, "adapter": adapter, "vae": vae}
@@ -77,25 +103,69 @@ def load_backbone(
         if not (Path(name).expanduser().exists() or is_hub_id(name) or is_single_file(name)):
             raise unknown("backbone", name, PRESETS, "A folder in diffusers layout or a hub id (owner/name) works too.")
         preset = Preset(source=name)
-    elif name == "miniature" and not MINIATURE.is_dir():
-        raise StarringError(
-            f"The bundled weights are not in {MINIATURE}. Build them: python -m starring.miniature build"
-        )
-    backbone = AnimateDiff.load(
-        preset.source if base is None or preset.adapter is None else str(base),
-        base=str(base) if base is not None and preset.adapter is None else None,
-        adapter=str(adapter) if adapter is not None else preset.adapter,
-        vae=str(vae) if vae is not None else preset.vae,
-        scheduler=linear_ddim() if preset.adapter is not None else None,
-        sample=preset.sample,
-        name=name,
-        dtype=precision(dtype),
-    )
+    elif not (bundled := {"miniature": MINIATURE, "miniature-dit": MINIATURE_DIT}.get(name, Path())).is_dir():
+        raise StarringError(f"The bundled weights are not in {bundled}. Build them: python -m starring.miniature build")
+    make = _cogvideox if _is_cogvideox(preset.source) else _animatediff
+    backbone = make(name, preset, {key: str(v) for key, v in given.items() if v is not None}, precision(dtype))
     backbone.origin = {"name_or_path": name if name in PRESETS else _lasting(name)}
     backbone.origin |= {key: _lasting(value) for key, value in given.items() if value is not None}
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return backbone.to(device)
+
+
+def _is_cogvideox(source: str) -> bool:
+    """Whether a source is a CogVideoX pipeline; a hub id's name tells, so that nothing is downloaded to find out."""
+    from starring.backbones.loading import is_hub_id, read_json
+
+    if is_hub_id(source):
+        return "cogvideox" in source.lower()
+    return str(read_json(Path(source).expanduser() / "model_index.json").get("_class_name", "")).startswith("CogVideoX")
+
+
+def _animatediff(name: str, preset: Preset, given: Mapping[str, str], dtype: torch.dtype) -> Backbone:
+    from starring.backbones.animatediff import AnimateDiff, linear_ddim, linear_lcm
+
+    plain = linear_lcm if preset.lora is not None else linear_ddim
+    base = given.get("base")
+    return AnimateDiff.load(
+        preset.source if base is None or preset.adapter is None else base,
+        base=base if preset.adapter is None else None,
+        adapter=given.get("adapter", preset.adapter),
+        vae=given.get("vae", preset.vae),
+        scheduler=plain() if preset.adapter is not None else None,
+        sample=preset.sample,
+        name=name,
+        dtype=dtype,
+        lora=preset.lora,
+    )
+
+
+def _cogvideox(name: str, preset: Preset, given: Mapping[str, str], dtype: torch.dtype) -> Backbone:
+    from starring.backbones.cogvideox import CogVideoX
+
+    if "base" in given or "adapter" in given:
+        raise StarringError(
+            f"--base and --adapter replace parts of AnimateDiff, and {name} is a CogVideoX, which has no such parts."
+            " Leave them out; --vae replaces its VAE."
+        )
+    return CogVideoX.load(preset.source, vae=given.get("vae", preset.vae), sample=preset.sample, name=name, dtype=dtype)
+
+
+def photographs(folder: Path, class_word: str, seed: int) -> Path:
+    """Photographs of a subject of the bundled world, written into a new folder as somebody would have taken them.
+
+    Args:
+        folder: with ``subject.json``; left alone if it is there.
+        class_word: what the subject is.
+        seed: which one; those that end in 0 were seen by no training.
+
+    Raises:
+        StarringError: if nobody in that world is of this class.
+    """
+    from starring.miniature.album import kept
+
+    return kept(folder, class_word, seed)
 
 
 def _lasting(place: str | Path) -> str:

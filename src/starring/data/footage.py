@@ -147,6 +147,26 @@ def read_footage(
     return Footage(pixels=pixels, numbers=tuple(numbers), sha256=digest(path))
 
 
+def read_photograph(path: str | Path, size: tuple[int, int]) -> tuple[Tensor, str]:
+    """A picture as one frame of a film.
+
+    Args:
+        path: of any kind that photographs of a subject may be.
+        size: height and width to which it is resized (Lanczos) and centre-cropped, keeping its proportions.
+
+    Returns:
+        ``1 3 1 H W`` in [-1, 1], and the file's SHA-256.
+
+    Raises:
+        StarringError: if there is no such file, or it cannot be read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise StarringError(f"There is no picture {path}. Check the path.")
+    frame = torch.tensor(fitted(Frame(path).upright(), size))
+    return frame.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1, digest(path)
+
+
 def _chosen(path: Path, frames: int, fps: float) -> tuple[int, ...]:
     """Which frames of a clip make a film."""
     with reel(path) as opened:

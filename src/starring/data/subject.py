@@ -335,13 +335,22 @@ def _duplicates(subject: Subject) -> dict[int, int]:
 
 
 def _outliers(subject: Subject, encoder: Eye, masks: Sequence[Tensor | None] | None) -> dict[int, tuple[float, float]]:
-    # With three photographs nobody can say which one is the stranger.
-    if len(subject) < 4:
-        return {}
     vectors = torch.cat([
         encoder.images(_pixels(image, None if masks is None else masks[i])).float().cpu()
         for i, image in enumerate(subject.images)
     ])  # fmt: skip
+    return strangers(vectors)
+
+
+def strangers(vectors: Tensor) -> dict[int, tuple[float, float]]:
+    """Photographs that look like another subject, by the unit vectors ``n d`` of all of them.
+
+    Returns:
+        By number: the photograph's likeness to the others, and what is usual.
+    """
+    # With three photographs nobody can say which one is the stranger.
+    if len(vectors) < 4:
+        return {}
     likeness = vectors @ vectors.T
     likeness.fill_diagonal_(torch.nan)
     # The median over the others is not dragged along by one stranger among them.
@@ -349,7 +358,7 @@ def _outliers(subject: Subject, encoder: Eye, masks: Sequence[Tensor | None] | N
     middle = own.median()
     spread = 1.4826 * (own - middle).abs().median()
     limit = middle - torch.maximum(3.5 * spread, torch.tensor(STRANGE))
-    return {i: (float(own[i]), float(middle)) for i in range(len(subject)) if own[i] < limit}
+    return {i: (float(own[i]), float(middle)) for i in range(len(vectors)) if own[i] < limit}
 
 
 def _pixels(image: Image.Image, mask: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.config import Recipe, from_json, to_json
@@ -26,15 +27,19 @@ from starring.data.prompts import check_prompt
 from starring.data.rights import require_consent
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
+from starring.learn.choice import FOLDER, Chooser, Validation
 from starring.learn.guards import Stop, guarded, own_randomness, seed_all
+from starring.learn.identity import identity_of, prompted
 from starring.learn.loop import Loop
 from starring.learn.prepare import choose_segmenter, prepared
 from starring.learn.prior import class_images
 from starring.learn.progress import OnProgress, Preview, Progress, nobody
-from starring.methods import build, find, recipe_for
+from starring.learn.words import taken_over
+from starring.methods import Method, build, find, recipe_for
+from starring.perception.identity import IdentityEyes
 from starring.run import Photographs, Record, Run, libraries
 
-__all__ = ["Interrupted", "OnProgress", "Preview", "Progress", "learn", "resume"]
+__all__ = ["Interrupted", "OnProgress", "Preview", "Progress", "Validation", "learn", "resume"]
 
 
 def learn(
@@ -46,9 +51,12 @@ def learn(
     *,
     resume: str | Path | None = None,
     name: str | None = None,
+    tokens: str | Path | None = None,
     segmenter: Segmenter | str | None = None,
+    eyes: IdentityEyes | None = None,
     on_progress: OnProgress | None = None,
     preview: Preview | None = None,
+    validation: Validation | None = None,
 ) -> Run:
     """Learn a subject.
 
@@ -60,9 +68,14 @@ def learn(
         runs_dir: where the new run's folder goes.
         resume: the folder of an unfinished run to go on with, instead of beginning a new one.
         name: the run's name; ``<subject>-<method>`` by default. A number is added where it is taken.
+        tokens: a finished run whose learned words are taken over, so that none are learned anew; another method's,
+            too. If nothing else is left to learn, the new run is finished at once.
         segmenter: cuts the masks: an object, a preset name or folder; ``None`` takes the backbone's own.
+        eyes: judge films in rewarded stages; ``None`` takes those that the recipe names, or the backbone's own.
         on_progress: called with a :class:`Progress` after every piece of work.
         preview: films to make meanwhile.
+        validation: films and scores checkpoints, the best of which is the result
+            (:class:`starring.evaluate.validation.Films`); without, the last one is.
 
     Returns:
         The finished run.
@@ -79,7 +92,7 @@ def learn(
         check_prompt(preview.prompt)
     with Stop() as stop, own_randomness():
         run = Run.open(resume) if resume is not None else None
-        recipe = _resolved(method_name, subject, backbone, recipe, run)
+        recipe, start = _resolved(method_name, subject, backbone, recipe, run, tokens)
         accelerator = _accelerator(backbone, recipe)
         tell = tell if accelerator.is_main_process else nobody
         for complaint in subject.skipped:
@@ -87,21 +100,28 @@ def learn(
         if run is not None and run.finished:
             tell(Progress(phase="done", run=run.folder))
             return run
-        seed_all(recipe.stages[0].train.seed)
+        if recipe.stages:
+            seed_all(recipe.stages[0].train.seed)
         method = build(recipe.method, backbone, recipe.options).to(backbone.device)
         for stage in recipe.stages:
-            list(method.learns(stage.name))  # an unknown stage is told before anything is written
+            if not list(method.learns(stage.name)):  # told before anything is written, as an unknown stage is
+                raise StarringError(f"'{recipe.method}' learns nothing in its stage '{stage.name}'. Remove the stage.")
         eye = choose_segmenter(segmenter, subject, backbone, recipe, run)
-        run = run or _new_run(runs_dir, name, recipe, subject, backbone, accelerator)
+        run = run or _new_run(runs_dir, name, recipe, subject, backbone, accelerator, start)
+        method.load_state_dict(run.load_start(), strict=False)
         tell(Progress(phase="check", run=run.folder))
+        if not recipe.stages:
+            return _at_once(run, method, accelerator, tell)
         with run.locked() if accelerator.is_main_process else contextlib.nullcontext():
+            chooser = _chooser(run, validation)
             bank = prepared(run, subject, backbone, recipe, eye, accelerator, guarded(tell, stop, run))
+            identity = identity_of(subject, backbone, recipe, eyes, segmenter, tell)
             prior = class_images(run, subject, backbone, recipe, accelerator, guarded(tell, stop, run))
             # Cutting masks may have drawn numbers, and a resumed run finds them cut.
             seed_all(recipe.stages[0].train.seed)
             Loop(
                 run=run, recipe=recipe, method=method, backbone=backbone, accelerator=accelerator, bank=bank, stop=stop,
-                tell=tell, prior=prior, preview=preview,
+                tell=tell, prior=prior, identity=identity, preview=preview, chooser=chooser,
             ).train()  # fmt: skip
     return run
 
@@ -112,8 +132,10 @@ def resume(
     subject: Subject | None = None,
     *,
     segmenter: Segmenter | str | None = None,
+    eyes: IdentityEyes | None = None,
     on_progress: OnProgress | None = None,
     preview: Preview | None = None,
+    validation: Validation | None = None,
 ) -> Run:
     """Go on with an unfinished run exactly where its last checkpoint stands; see :func:`learn`.
 
@@ -122,8 +144,10 @@ def resume(
         backbone: the one it was begun with.
         subject: the photographs; read from where they were when absent.
         segmenter: as in :func:`learn`; needed only if masks had not all been cut.
+        eyes: as in :func:`learn`.
         on_progress: as in :func:`learn`.
         preview: as in :func:`learn`.
+        validation: as the run was begun with, so that its choice is between all of its checkpoints.
     """
     record = Run.open(folder).record
     if subject is None:
@@ -132,18 +156,53 @@ def resume(
         subject = Subject.from_folder(record.subject.folder, record.subject.class_word, record.subject.name)
     return learn(
         record.recipe.method, subject, backbone, record.recipe,
-        resume=folder, segmenter=segmenter, on_progress=on_progress, preview=preview,
+        resume=folder, segmenter=segmenter, eyes=eyes, on_progress=on_progress, preview=preview, validation=validation,
     )  # fmt: skip
 
 
-def _resolved(method_name: str, subject: Subject, backbone: Backbone, recipe: Recipe | None, run: Run | None) -> Recipe:
-    """The recipe with nothing left open, checked against subject, backbone and the run that is resumed."""
+def _chooser(run: Run, validation: Validation | None) -> Chooser | None:
+    """Who chooses the result.
+
+    Raises:
+        StarringError: if the run was begun with a validation and is resumed without, or with another.
+    """
+    if validation is None and (run.folder / FOLDER).exists():
+        raise StarringError(
+            f"{run.folder} was begun with validation, which chooses its result. Go on with: {run.resume_command}, or in"
+            " Python pass the same validation."
+        )
+    if validation is None:
+        return None
+    validation.begin(run)
+    return Chooser(run=run, validation=validation)
+
+
+def _at_once(run: Run, method: Method, accelerator: Accelerator, tell: OnProgress) -> Run:
+    """Finish a run that has nothing to learn."""
+    if accelerator.is_main_process:
+        run.save_weights(method.state_dict())
+    accelerator.wait_for_everyone()
+    tell(Progress(phase="done", run=run.folder))
+    return run
+
+
+def _resolved(
+    method_name: str, subject: Subject, backbone: Backbone, recipe: Recipe | None, run: Run | None,
+    tokens: str | Path | None,
+) -> tuple[Recipe, dict[str, Tensor]]:  # fmt: skip
+    """The recipe with nothing left open, checked against subject, backbone and the run that is resumed.
+
+    With words that are taken over, these too: what learning begins with.
+    """
     find(method_name)
     if recipe is None:
         recipe = run.record.recipe if run is not None else recipe_for(method_name, backbone)
     if recipe.method != method_name:
         raise StarringError(f"The recipe is for the method '{recipe.method}', not for '{method_name}'. Use its own.")
-    if not recipe.stages:
+    start: dict[str, Tensor] = {}
+    if tokens is not None and run is None:
+        recipe, start = taken_over(recipe, Run.open(tokens), backbone)
+    if not recipe.stages and not start and (run is None or not run.load_start()):
         raise StarringError(f"The recipe for '{method_name}' has no stage, so nothing would learn. Give it one.")
     captions = recipe.data.templates or (recipe.data.template,)
     asked = any("{class_word}" in caption for caption in captions) or any(s.class_images for s in recipe.stages)
@@ -158,7 +217,7 @@ def _resolved(method_name: str, subject: Subject, backbone: Backbone, recipe: Re
     )  # fmt: skip
     if run is not None:
         _same(run, recipe, subject, backbone)
-    return recipe
+    return recipe, start
 
 
 def _options(recipe: Recipe, class_word: str) -> dict[str, Any]:
@@ -170,6 +229,7 @@ def _options(recipe: Recipe, class_word: str) -> dict[str, Any]:
     config_type, options = find(recipe.method).config_type, dict(recipe.options)
     if "class_word" in {f.name for f in dataclasses.fields(config_type)}:
         options.setdefault("class_word", class_word)
+    options = prompted(options, {f.name for f in dataclasses.fields(config_type)}, class_word)
     return to_json(from_json(config_type, options))
 
 
@@ -211,7 +271,7 @@ def _said(origin: Mapping[str, str]) -> str:
 
 
 def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
-    kinds = {stage.train.precision for stage in recipe.stages}
+    kinds = {stage.train.precision for stage in recipe.stages} or {"no"}
     if len(kinds) > 1 or not kinds <= {"no", "fp16", "bf16"}:
         raise StarringError(f"Precisions {sorted(kinds)}: all stages need the same one of no, fp16, bf16.")
     (precision,) = kinds
@@ -224,15 +284,16 @@ def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
 
 
 def _new_run(
-    runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, backbone: Backbone, process: Accelerator
-) -> Run:
+    runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, backbone: Backbone, process: Accelerator,
+    start: Mapping[str, Tensor],
+) -> Run:  # fmt: skip
     made: list[Any] = [None]
     if process.is_main_process:
         record = Record(
             recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
             libraries=libraries(),
         )  # fmt: skip
-        made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record).folder)]
+        made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record, start).folder)]
     if process.num_processes > 1:
         broadcast_object_list(made)
     return Run.open(made[0])

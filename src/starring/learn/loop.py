@@ -1,4 +1,4 @@
-"""The loop itself: batches, steps, stages, checkpoints, previews."""
+"""The loop itself: batches, steps, stages, checkpoints, previews, validation."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 
 from starring.backbones.base import Backbone
+from starring.backbones.presets import load_backbone
 from starring.config import Recipe, Stage, Train
 from starring.data.augment import seeded
 from starring.data.files import write_image
 from starring.data.latents import Draw, LatentBank
 from starring.data.video import contact_sheet
 from starring.errors import Interrupted, StarringError
-from starring.learn.guards import Stop
+from starring.learn.choice import Chooser, why
+from starring.learn.guards import Stop, guarded, random_state, set_random_state
 from starring.learn.progress import OnProgress, Preview, Progress
 from starring.methods import Batch, Method, Request
-from starring.run import Checkpoint, Run, random_state, set_random_state
+from starring.perception.identity import Identity
+from starring.run import Checkpoint, Run
 
 SHEET = 8
 """Frames of a preview that are shown."""
@@ -43,6 +46,8 @@ class Place:
     """AdamW, as accelerate wraps it."""
     scheduler: Any
     """The learning rate's."""
+    backbone: Backbone
+    """What the stage trains on."""
     step: int = 0
     """Optimiser steps over all stages."""
     stage_step: int = 0
@@ -67,7 +72,11 @@ class Loop:
     tell: OnProgress
     prior: LatentBank | None = None
     """Pictures of the class, if a stage asks for them."""
+    identity: Identity | None = None
+    """Eyes that know the subject, if a stage is rewarded."""
     preview: Preview | None = None
+    chooser: Chooser | None = None
+    """Who says which checkpoint is the result; the last one without."""
 
     @property
     def total(self) -> int:
@@ -93,7 +102,7 @@ class Loop:
             self._stage(place, self.recipe.stages[index])
             step = place.step
         if self.main:
-            self.run.save_weights(self.method.state_dict())
+            self.run.save_weights(self._result())
             shutil.rmtree(self.run.cache, ignore_errors=True)
             self.tell(Progress(phase="done", step=self.total, total=self.total, run=self.run.folder))
         self.accelerator.wait_for_everyone()
@@ -111,10 +120,17 @@ class Loop:
         place = Place(
             stage=index, step=step, generator=seeded(t.seed, "stage", index, rank),
             optimizer=self.accelerator.prepare_optimizer(optimizer), scheduler=_schedule(optimizer, t),
+            backbone=self._trained_on(stage),
         )  # fmt: skip
         if state is not None:
             self._restore(place, state)
         return place
+
+    def _trained_on(self, stage: Stage) -> Backbone:
+        """The run's backbone, or the one that the stage asks for, placed like it."""
+        if not stage.backbone or stage.backbone == self.backbone.name:
+            return self.backbone
+        return load_backbone(stage.backbone, device=self.backbone.device, dtype=self.backbone.dtype)
 
     def _restore(self, place: Place, state: Checkpoint) -> None:
         if len(state.rng) != self.accelerator.num_processes:
@@ -130,15 +146,25 @@ class Loop:
         place.stage_step, place.position = state.stage_step, state.position
         set_random_state(state.rng[self.accelerator.process_index], place.generator)
 
+    def _result(self) -> dict[str, Tensor]:
+        """The last weights, or those whose films are best."""
+        if self.chooser is None:
+            return self.method.state_dict()
+        chosen = self.chooser.settle()
+        reason = why(self.chooser.trials)
+        self.tell(Progress(phase="choose", step=self.total, total=self.total, note=reason, run=self.run.folder))
+        return chosen
+
     def _stage(self, place: Place, stage: Stage) -> None:
         t = stage.train
+        self._judge(place, stage)  # a process that was killed while filming has left that to be done
         while place.stage_step < t.steps:
             loss, parts = self._step(place, stage)
             place.step, place.stage_step = place.step + 1, place.stage_step + 1
             if self.main:
                 self._note(place, stage, loss, parts)
-            stopping = self._stopping()
-            if stopping or place.stage_step % max(1, t.checkpoint_every) == 0 or place.stage_step == t.steps:
+            stopping, due = self._stopping(), place.stage_step % max(1, t.checkpoint_every) == 0
+            if stopping or due or place.stage_step == t.steps or self._due(place):
                 self._save(place, t)
             if stopping:
                 raise Interrupted(
@@ -146,6 +172,12 @@ class Loop:
                     f" {self.run.resume_command}"
                 )
             self._film(place)
+            self._judge(place, stage)
+
+    def _due(self, place: Place) -> bool:
+        """Whether this step's films are to be scored. Every process has to know, since all save together."""
+        wanted = self.chooser is not None and self.main and self.chooser.due(place.step, self.total)
+        return any(gather_object([wanted])) if self.accelerator.num_processes > 1 else wanted
 
     def _stopping(self) -> bool:
         """Whether any process was asked to stop: one may have heard before the others, and all must stop together."""
@@ -162,11 +194,13 @@ class Loop:
             batch = self._batch(self.bank.draw(position, t.batch, place.generator, self.recipe.data.unmasked), place)
             if self.prior is not None and stage.class_images:
                 batch = replace(batch, prior=self._batch(self.prior.draw(position, t.batch, place.generator), place))
+            if stage.rewarded:
+                batch = replace(batch, identity=self.identity)
             place.position += t.batch * world
             # Around backward too: under gradient checkpointing it runs the network again.
-            with self.method.attached(self.backbone):
+            with self.method.attached(place.backbone):
                 with self.accelerator.autocast():
-                    losses = self.method(self.backbone, batch, place.stage_step / t.steps)
+                    losses = self.method(place.backbone, batch, place.stage_step / t.steps)
                 value = float(losses.total.detach())
                 if not math.isfinite(value):
                     raise StarringError(
@@ -249,6 +283,23 @@ class Loop:
         write_image(path, contact_sheet(frames))
         set_random_state(before, place.generator)
         self.tell(Progress(phase="preview", step=sample.steps, total=sample.steps, preview=path, run=self.run.folder))
+
+    def _judge(self, place: Place, stage: Stage) -> None:
+        """Films of a checkpoint, scored, if they are due. They leave the run's bits as they would be."""
+        if self.chooser is None or not self.main or not self.chooser.due(place.step, self.total):
+            return
+        before, home = random_state(place.generator), self.run.folder
+        tell = guarded(self.tell, self.stop, self.run, "filming a checkpoint")
+        about = {"stage": stage.name, "seconds": round(time.perf_counter() - place.started, 3)}
+        try:
+            trial = self.chooser.film(
+                place.step, about, self.method.state_dict(), self.backbone,
+                lambda done, total: tell(Progress(phase="validate", step=done, total=total, run=home)),
+            )  # fmt: skip
+        finally:
+            set_random_state(before, place.generator)
+        note = f"step {trial.step}: {trial.verdict}"
+        self.tell(Progress(phase="validate", step=1, total=1, note=note, run=home))
 
 
 def _schedule(optimizer: torch.optim.Optimizer, t: Train) -> Any:

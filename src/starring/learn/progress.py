@@ -15,7 +15,8 @@ class Progress:
     """What ``on_progress`` is told, often and early."""
 
     phase: str
-    """``check``, ``masks``, ``moments``, ``class``, ``learn``, ``preview``, ``save`` or ``done``."""
+    """``check``, ``masks``, ``moments``, ``class``, ``learn``, ``preview``, ``save``, ``validate``, ``choose`` or
+    ``done``."""
     step: int = 0
     """What is done of this phase, counted over all stages of learning."""
     total: int = 0
@@ -30,6 +31,8 @@ class Progress:
     """A picture that was just written."""
     complaint: Complaint | None = None
     """Something a person has to be told."""
+    note: str = ""
+    """What was found, in words: a checkpoint's scores, or why one was chosen."""
     run: Path | None = None
     """The run's folder, as soon as there is one."""
 

@@ -11,9 +11,10 @@ from starring.config import Recipe, from_json
 from starring.errors import unknown
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Plain, PlainConfig, Request
 from starring.methods.bridgeiv import BridgeIV
+from starring.methods.personalvideo import PersonalVideo
 from starring.methods.vcd import VCD
 
-METHODS: dict[str, type[Method]] = {"vcd": VCD, "bridgeiv": BridgeIV}
+METHODS: dict[str, type[Method]] = {"vcd": VCD, "bridgeiv": BridgeIV, "personalvideo": PersonalVideo}
 """Every method by name."""
 
 
@@ -71,7 +72,8 @@ def fitted(chosen: Recipe, backbone: Backbone) -> Recipe:
         return chosen
     negative = chosen.sample.negative if chosen.sample is not None else backbone.sample.negative
     sample = replace(backbone.sample, negative=negative)
-    return replace(chosen, data=replace(chosen.data, size=None), sample=sample)
+    stages = tuple(replace(stage, backbone="") for stage in chosen.stages)
+    return replace(chosen, stages=stages, data=replace(chosen.data, size=None), sample=sample)
 
 
 def recipe_for(name: str, backbone: Backbone) -> Recipe:

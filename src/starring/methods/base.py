@@ -22,6 +22,7 @@ from starring.config import Recipe, Sample
 from starring.diffusion.noise import gaussian_prior
 from starring.diffusion.sampling import Step, partial, sample
 from starring.errors import StarringError
+from starring.perception.identity import Identity
 
 PLACEHOLDER = "<*>"
 """What stands for the subject in captions and prompts."""
@@ -42,6 +43,12 @@ class Batch:
     prior: Batch | None = None
     """Pictures of the class, made by the backbone itself, that it should go on making (prior preservation, arXiv
     2208.12242, eq. 2); there if the stage asks for them."""
+    references: Tensor | None = None
+    """Clean latents of pictures of each sample's subject, ``b c r h w``, for methods that learn from such pairs."""
+    entities: list[str] | None = None
+    """The word for each sample's subject in its caption, for the same methods."""
+    identity: Identity | None = None
+    """Eyes that know the subject; there if the stage is rewarded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,6 +73,8 @@ class Request:
     """Share of the schedule that is run on ``init``, in [0, 1]: its last, clean part."""
     reference: Tensor | None = None
     """Clean latents ``1 c 1 h w`` of a photograph of the subject, for methods that film beside one."""
+    entity: str = ""
+    """The word for the subject in the prompt, for methods that look where it appears."""
     on_step: Callable[[int, int], None] | None = None
     """Called with (position in the schedule, its length) after every denoising step; partial denoising starts late."""
     on_reference: Callable[[Tensor], None] | None = None
@@ -143,6 +152,11 @@ class Method(nn.Module, ABC):
     def correlation(self) -> float:
         """The noise prior's gamma that the method asks for at inference; 0 is independent noise."""
         return 0.0
+
+    @property
+    def referenced(self) -> bool:
+        """Whether films are made beside an image of the subject, for which ``Request.reference`` may stand."""
+        return False
 
     def prompt(self, text: str) -> str:
         """``text`` with the method's own words in place of ``<*>``."""

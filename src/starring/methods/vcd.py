@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -23,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from starring.backbones.base import Backbone, Text
-from starring.config import Data, Recipe, Sample, Stage, Train
+from starring.config import Data, Recipe, Reward, Sample, Stage, Train
 from starring.diffusion.noise import white
 from starring.diffusion.parametrization import Parametrization
 from starring.errors import StarringError, unknown
 from starring.layers.attach import lend
-from starring.layers.tokens import words
-from starring.methods.base import PLACEHOLDER, Batch, Losses, Method
+from starring.methods.base import PLACEHOLDER, Batch, Losses
+from starring.methods.words import WORDS_STAGE, Worded, inside, masked_error, timesteps
 
 RARE_WORDS = {"ktn": 42170, "pll": 47629, "ucd</w>": 43514}
 """The entries of CLIP's vocabulary that the released code starts from; the fourth vector starts like the third."""
@@ -90,7 +89,7 @@ NEGATIVE = (
 PAPER = Recipe(
     method="vcd",
     backbone="animatediff",
-    stages=(Stage(name="tokens", train=Train(steps=400, batch=4, learning_rate=1e-3, checkpoint_every=200)),),
+    stages=(Stage(name=WORDS_STAGE, train=Train(steps=400, batch=4, learning_rate=1e-3, checkpoint_every=200)),),
     data=Data(size=512, unmasked=0.05),
     sample=Sample(negative=NEGATIVE),
     source="arXiv 2402.09368, section 5.2; steps and data from the released configuration",
@@ -104,7 +103,7 @@ def with_steps(recipe: Recipe, steps: int, source: str) -> Recipe:
     return replace(recipe, stages=(replace(stage, train=train),), source=source)
 
 
-class VCD(Method):
+class VCD(Worded):
     """Extended ID tokens: ``n`` word vectors of the text encoder's width, and nothing else."""
 
     name = "vcd"
@@ -122,6 +121,7 @@ class VCD(Method):
                 options={"betas": "backbone"},
                 data=Data(size=64, unmasked=0.05, variants=128),
                 sample=None,
+                reward=Reward(latent="mean"),
             ),
         }
     )
@@ -131,29 +131,14 @@ class VCD(Method):
         super().__init__(backbone, config)
         self.rows = nn.Parameter(starting_rows(backbone, self.config).float())
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The extra words, ``<new1>`` and on, as the released code calls them."""
-        return tuple(f"<{self.tag}{i + 1}>" for i in range(self.config.vectors))
-
-    @property
-    def correlation(self) -> float:
-        """The gamma of eq. 4."""
-        return self.config.correlation
-
-    def prompt(self, text: str) -> str:
-        """``text`` with the extra words, separated by spaces, in place of ``<*>`` (V11)."""
-        return text.replace(PLACEHOLDER, " ".join(self.names))
-
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
-        """Teach the frozen text encoder the extra words; its table is neither resized nor written."""
-        # Looked up whenever a word is read, so that one attachment can last over many optimiser steps.
-        return words(backbone, {name: partial(self.rows.__getitem__, i) for i, name in enumerate(self.names)})
+        """The extra words, and nothing else (V11: each ``<*>`` becomes all of them)."""
+        return self.spoken(backbone)
 
     def learns(self, stage: str) -> Iterable[nn.Parameter]:
         """The rows, in the only stage, ``tokens`` (V6: the rest of the vocabulary is no parameter)."""
-        if stage != "tokens":
-            raise unknown("VCD stage", stage, ["tokens"])
+        if stage != WORDS_STAGE:
+            raise unknown("VCD stage", stage, [WORDS_STAGE])
         return (self.rows,)
 
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
@@ -162,19 +147,17 @@ class VCD(Method):
         Raises:
             StarringError: if a caption is so long that the extra words in it are cut off.
         """
-        x0, generator = batch.latents, batch.generator
-        process = forward_process(backbone, self.config.betas)
-        device = "cpu" if generator is None else generator.device
-        t = torch.randint(process.timesteps, (len(x0),), generator=generator, device=device).to(x0.device)
-        noise = offset_noise(x0, self.config.offset_noise, generator)
+        x0, process = batch.latents, forward_process(backbone, self.config.betas)
+        t = timesteps(batch, process.timesteps)
+        noise = offset_noise(x0, self.config.offset_noise, batch.generator)
         xt, target = process.noised(x0, noise, t), process.target(x0, noise, t)
         shrink = self.config.vocabulary_shrink**progress
         with vocabulary_scaled(backbone, shrink), self.attached(backbone), backbone.still():
             text = backbone.encode_text([self.prompt(caption) for caption in batch.captions])
             require_words(backbone, text, batch.captions, len(self.names))
             prediction = self.predict(backbone, xt, t, text)
-        masks = torch.ones_like(x0[:, :1]) if batch.masks is None else batch.masks
-        each = masked_error(prediction.float(), target.float(), masks.float(), legacy_scale=self.config.legacy_scale)
+        scale = self.config.legacy_scale
+        each = masked_error(prediction.float(), target.float(), inside(batch).float(), legacy_scale=scale)
         return Losses(total=each.mean(), parts={"masked_error": each.detach().mean()})
 
 
@@ -191,26 +174,6 @@ def require_words(backbone: Backbone, text: Text, captions: Sequence[str], count
                 f"The caption '{caption}' is too long: the text encoder does not get as far as {PLACEHOLDER}."
                 f" Put {PLACEHOLDER} at its beginning, or shorten it."
             )
-
-
-def masked_error(prediction: Tensor, target: Tensor, mask: Tensor, *, legacy_scale: bool = False) -> Tensor:
-    """Section 4.2, *Prompt-to-segmentation*: the squared error inside the subject, divided by the subject's area.
-
-    Every photograph counts the same, however small its subject. The error is averaged over channels, or summed with
-    ``legacy_scale`` (V4), which is what the broadcasting of the released code's mask comes to.
-
-    Args:
-        prediction: ``b c f h w``.
-        target: ``b c f h w``.
-        mask: ``b 1 f h w`` in [0, 1]; a sample with an empty mask gives zero.
-        legacy_scale: sum over channels.
-
-    Returns:
-        One number for each sample, ``b``.
-    """
-    error = (prediction - target).square().mul(mask).sum((1, 2, 3, 4))
-    each = error / mask.sum((1, 2, 3, 4)).clamp_min(1e-6)
-    return each if legacy_scale else each / prediction.shape[1]
 
 
 def offset_noise(like: Tensor, strength: float, generator: torch.Generator | None = None) -> Tensor:

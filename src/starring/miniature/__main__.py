@@ -30,7 +30,8 @@ def build(
     """Train and export parts of the bundled weights; all of them, in order, when none is named. Resumes by itself.
 
     Args:
-        parts: corpus, vae, latents, decoder, unet, motion, clip, dino, segmenter, judges.
+        parts: corpus, vae, latents, decoder, unet, motion, clip, dino, segmenter, judges, identity; of the
+            second miniature clips, video_vae, video_latents, dit.
         folder: where the corpus and the training states lie.
         minutes: stop each part after so long; the state is kept.
         threads: CPU threads; 0 leaves it to torch.
@@ -53,14 +54,15 @@ def build(
                 tasks[name] = progress.add_task(name, total=total)
             progress.update(tasks[name], completed=done)
 
-        for part in parts or builder.PARTS:
+        for part in parts or (*builder.PARTS, *builder.SECOND):
             builder.build(part, folder, seconds=minutes * 60, report=report, warm=warm, steps=steps, bf16=bf16)
 
 
-def gates(*, images: int = 60, films: int = 24, write: bool = False) -> None:
+def gates(*, images: int = 60, films: int = 24, second: bool = False, write: bool = False) -> None:
     """Measure the bundled weights on material that nothing was trained on.
 
     Args:
+        second: measure the second film model, miniature-dit, instead of everything else.
         images: pictures made from prompts.
         films: films made from prompts.
         write: store the numbers beside the weights, where the tests read them.
@@ -68,14 +70,16 @@ def gates(*, images: int = 60, films: int = 24, write: bool = False) -> None:
     from starring.miniature import gates as measures
     from starring.miniature.export import WEIGHTS
 
-    values = measures.measure(images=images, films=films)
+    values = measures.measure_dit(films=films) if second else measures.measure(images=images, films=films)
     table = Table("measure", "target", "reached", "")
     for name, value in values.items():
-        sign, target = measures.TARGETS[name]
+        sign, target = (measures.TARGETS | measures.DIT_TARGETS)[name]
         table.add_row(name, f"{sign} {target:g}", f"{value:.3f}", "yes" if measures.passed(name, value) else "not yet")
     console.print(table)
     if write:
-        (WEIGHTS / "gates.json").write_text(json.dumps({k: round(v, 4) for k, v in values.items()}, indent=2) + "\n")
+        (WEIGHTS / ("gates-dit.json" if second else "gates.json")).write_text(
+            json.dumps({k: round(v, 4) for k, v in values.items()}, indent=2) + "\n"
+        )
 
 
 def main() -> None:

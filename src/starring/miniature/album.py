@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from starring.data.files import write_folder
+from starring.errors import unknown
 from starring.miniature import world
 from starring.miniature.scenes import SCENES
+from starring.miniature.shapes import CLASSES
 
 DEMO_SUBJECT = 120
 """Seed of the bundled demonstration's subject, a dog that no training saw."""
@@ -38,4 +41,22 @@ def write(folder: Path, who: world.Identity, count: int = 6, seed: int = 0, size
         Image.fromarray(world.render(shot, size).image).save(folder / f"{i:02d}.png", optimize=True)
     facts = {"name": name or f"{who.kind}-{who.seed}", "class_word": who.kind}
     (folder / "subject.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return folder
+
+
+def kept(folder: Path, kind: str, seed: int) -> Path:
+    """The photographs of a subject in ``folder``, written whole or not at all, and never twice.
+
+    Raises:
+        StarringError: if nobody in this world is of that class.
+    """
+    if kind not in CLASSES:
+        raise unknown("class of subjects in the bundled world", kind, CLASSES)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+
+        def fill(part: Path) -> None:
+            write(part, world.identity(seed, kind))
+
+        write_folder(folder, fill)
     return folder

@@ -16,11 +16,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from starring.errors import StarringError, unknown
-from starring.miniature import cinema, corpus, export, eyes, judges, latents, models, pretrain
+from starring.miniature import cinema, clips, corpus, dit, export, eyes, identity, judges, latents, models, pretrain
 from starring.miniature.fit import Loss, Trainer
 
-PARTS = ("corpus", "vae", "latents", "decoder", "unet", "motion", "clip", "dino", "segmenter", "judges")
+PARTS = ("corpus", "vae", "latents", "decoder", "unet", "motion", "clip", "dino", "segmenter", "judges", "identity")
 """In the order in which they can be built."""
+SECOND = ("clips", "video_vae", "video_latents", "dit")
+"""The second miniature's parts, in order; its VAE starts from the first one's."""
 Report = Callable[[str, int, int], None]
 """Hears a part's name, what is done of it and what there is to do."""
 
@@ -38,7 +40,7 @@ def build(
     """Build one part in ``folder`` and export it into the package.
 
     Args:
-        part: a name in :data:`PARTS`.
+        part: a name in :data:`PARTS` or :data:`SECOND`.
         folder: where training states and the rendered corpus lie.
         seconds: stop after this long; the state is kept.
         report: hears progress.
@@ -50,8 +52,8 @@ def build(
     Raises:
         StarringError: for an unknown part, or if an earlier part is missing.
     """
-    if part not in PARTS:
-        raise unknown("part", part, PARTS)
+    if part not in (*PARTS, *SECOND):
+        raise unknown("part", part, (*PARTS, *SECOND))
     tell = report or (lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
     if part == "corpus":
         for n in range(shards):
@@ -62,6 +64,17 @@ def build(
         vae = load_vae(folder)
         for kind in ("stills", "films"):
             latents.build(folder / "corpus", vae, kind)
+    elif part == "identity":
+        reward, score = identity.reward_trainer(folder), identity.score_trainer(folder)
+        _train("identity, reward", reward, identity.reward_loss(folder, reward), seconds, tell)
+        _train("identity, score", score, identity.score_loss(folder, score), seconds, tell)
+        identity.write(folder)
+    elif part == "clips":
+        for n in range(shards):
+            corpus.build_films(folder / "corpus", n, "clips", dit.FRAMES)
+            tell(part, n + 1, shards)
+    elif part == "video_latents":
+        clips.encode_corpus(folder, load_video_vae(folder), tell)
     elif part == "judges":
         image, motion = judges.image_trainer(folder), judges.motion_trainer(folder)
         _train("judge of images", image, judges.image_loss(folder, image), seconds, tell)
@@ -75,6 +88,8 @@ def build(
         _train(part, trainer, loss, seconds, tell)
         if part in ("vae", "decoder", "unet", "motion"):
             export_film(folder)
+        elif part in SECOND:
+            export_dit(folder)
         else:
             export_eye(part, folder)
 
@@ -93,6 +108,12 @@ def _training(part: str, folder: Path) -> tuple[Trainer, Loss]:
     if part == "decoder":
         trainer = pretrain.decoder_trainer(folder, load_vae(folder))
         return trainer, pretrain.decoder_loss(folder, trainer)
+    if part == "video_vae":
+        trainer = clips.vae_trainer(folder)
+        return trainer, clips.vae_loss(folder, trainer)
+    if part == "dit":
+        trainer = clips.dit_trainer(folder)
+        return trainer, clips.dit_loss(folder, trainer)
     trainer = getattr(eyes, f"{part}_trainer")(folder)
     return trainer, getattr(eyes, f"{part}_loss")(folder, trainer)
 
@@ -166,6 +187,28 @@ def export_film(folder: Path, weights: Path = export.WEIGHTS) -> None:
         motion.load_state_dict(export.shipped("motion_adapter")["motion_adapter"])
     unet, text = load_unet(folder)
     export.film(load_vae(folder), text, unet, motion, weights)
+
+
+def load_video_vae(folder: Path) -> Any:
+    """The video VAE trained in ``folder``, its latent channels of unit deviation on clips; else the shipped one."""
+    vae = dit.vae()
+    if not (folder / "video_vae" / "state.safetensors").exists():
+        vae.load_state_dict(export.shipped("video_vae")["vae"])
+        return vae.eval().requires_grad_(False)
+    vae.load_state_dict(_below(_average(folder, "video_vae"), "vae."))
+    vae.eval().requires_grad_(False)
+    return clips.balanced_on_clips(folder, vae)
+
+
+def export_dit(folder: Path, weights: Path = export.WEIGHTS) -> None:
+    """Write the second film model; nothing while no transformer has learned from the latents of its VAE."""
+    if not (folder / "dit" / "state.safetensors").exists():
+        return
+    tensors = _average(folder, "dit")
+    transformer, text = dit.transformer(), dit.text_encoder()
+    transformer.load_state_dict(_below(tensors, "transformer."))
+    text.load_state_dict(_below(tensors, "text_encoder."))
+    export.dit(load_video_vae(folder), text.eval(), transformer.eval(), weights)
 
 
 def export_eye(part: str, folder: Path, weights: Path = export.WEIGHTS) -> None:

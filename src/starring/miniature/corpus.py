@@ -21,6 +21,8 @@ from starring.miniature.words import CONTEXT, encode
 
 STILLS_PER_SHARD = 4000
 FILMS_PER_SHARD = 200
+FILM_KINDS = {"films": 2, "clips": 3}
+"""Kinds of shards that hold films, and what sets the subjects and scenes of one kind apart from another's."""
 SHOTS_PER_SUBJECT = 4
 CAPTIONS = 4
 """Different captions kept for each item."""
@@ -75,30 +77,33 @@ def build_stills(folder: Path, shard: int) -> None:
     _save(folder / f"stills-{shard:03d}-labels.npy", np.array(labels, np.int32))
 
 
-def build_films(folder: Path, shard: int) -> None:
-    """Render one shard of films unless it is there."""
-    if (folder / f"films-{shard:03d}-labels.npy").exists():
+def build_films(folder: Path, shard: int, kind: str = "films", count: int = world.FRAMES) -> None:
+    """Render one shard of ``films``, or of ``clips`` of another number of frames, unless it is there."""
+    if (folder / f"{kind}-{shard:03d}-labels.npy").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([2, shard])
+    rng = np.random.default_rng([FILM_KINDS[kind], shard])
     cv2.setNumThreads(1)
-    size, count = world.SIZE, world.FRAMES
+    size = world.SIZE
     frames = np.empty((FILMS_PER_SHARD, count, size, size, 3), np.uint8)
+    masks = np.empty((FILMS_PER_SHARD, count, size, size), np.uint8)
     tokens = np.empty((FILMS_PER_SHARD, CAPTIONS, CONTEXT), np.uint16)
     labels: list[list[int]] = []
     for i in range(FILMS_PER_SHARD):
         shot = world.random_shot(rng, films=True)
-        film = world.film(shot, pace=float(rng.uniform(0.8, 1.1)))
+        film = world.film(shot, count, pace=float(rng.uniform(0.8, 1.1)))
         frames[i] = np.stack([frame.image for frame in film])
+        masks[i] = np.stack([frame.mask for frame in film])
         tokens[i] = encode([caption(shot, rng) for _ in range(CAPTIONS)])
         labels.append(_labels(shot, shard * FILMS_PER_SHARD + i))
-    _save(folder / f"films-{shard:03d}-images.npy", frames)
-    _save(folder / f"films-{shard:03d}-tokens.npy", tokens)
-    _save(folder / f"films-{shard:03d}-labels.npy", np.array(labels, np.int32))
+    _save(folder / f"{kind}-{shard:03d}-images.npy", frames)
+    _save(folder / f"{kind}-{shard:03d}-masks.npy", masks)
+    _save(folder / f"{kind}-{shard:03d}-tokens.npy", tokens)
+    _save(folder / f"{kind}-{shard:03d}-labels.npy", np.array(labels, np.int32))
 
 
 def shards(folder: Path, kind: str) -> list[int]:
-    """Numbers of the finished shards of ``stills`` or ``films``."""
+    """Numbers of the finished shards of ``stills``, ``films`` or ``clips``."""
     return sorted(int(path.name.split("-")[1]) for path in folder.glob(f"{kind}-*-labels.npy"))
 
 

@@ -9,11 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import AutoencoderKL, ModelMixin, MotionAdapter, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLCogVideoX,
+    CogVideoXTransformer3DModel,
+    ModelMixin,
+    MotionAdapter,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, PreTrainedModel, ViTModel
+from transformers import (
+    CLIPModel,
+    CLIPSegForImageSegmentation,
+    CLIPTextModel,
+    PreTrainedModel,
+    T5EncoderModel,
+    ViTModel,
+)
 
+from starring.miniature import dit as second
 from starring.miniature import models
 from starring.miniature.judges import ImageJudge, MotionJudge
 from starring.miniature.words import tokenizer
@@ -21,6 +36,14 @@ from starring.miniature.world import SIZE
 
 WEIGHTS = Path(__file__).parent / "weights"
 SAMPLE = {"frames": 16, "height": SIZE, "width": SIZE, "steps": 25, "guidance": 3.0, "fps": 8}
+DIT_SAMPLE = SAMPLE | {"frames": second.FRAMES}
+_DIT_INDEX = {
+    "scheduler": ["diffusers", "CogVideoXDDIMScheduler"],
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5Tokenizer"],
+    "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+}
 _INDEX = {
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
@@ -33,7 +56,7 @@ _INDEX = {
 }
 
 
-def _put(folder: Path, module: ModelMixin | PreTrainedModel, extra: Mapping[str, Any] | None = None) -> None:
+def put(folder: Path, module: ModelMixin | PreTrainedModel, extra: Mapping[str, Any] | None = None) -> None:
     """Save a network as fp16 into a fresh folder, then put that folder in the old one's place."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -56,12 +79,30 @@ def film(
     folder = weights / "film"
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("vae", vae), ("text_encoder", text), ("unet", unet), ("motion_adapter", motion)):
-        _put(folder / name, part)
+        put(folder / name, part)
     tokenizer().save_pretrained(folder / "tokenizer")
     models.scheduler().save_pretrained(folder / "scheduler")
-    index = {"_class_name": "AnimateDiffPipeline", "_diffusers_version": diffusers.__version__, **_INDEX}
+    _describe(folder, "AnimateDiffPipeline", _INDEX, SAMPLE)
+
+
+def dit(
+    vae: AutoencoderKLCogVideoX, text: T5EncoderModel, transformer: CogVideoXTransformer3DModel, weights: Path = WEIGHTS
+) -> None:
+    """The second film model, in the layout of a ``CogVideoXPipeline``."""
+    folder = weights / "dit"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in (("vae", vae), ("text_encoder", text), ("transformer", transformer)):
+        put(folder / name, part)
+    second.tokenizer().save_pretrained(folder / "tokenizer")
+    second.scheduler().save_pretrained(folder / "scheduler")
+    _describe(folder, "CogVideoXPipeline", _DIT_INDEX, DIT_SAMPLE)
+
+
+def _describe(folder: Path, pipeline: str, parts: Mapping[str, Any], sample: Mapping[str, Any]) -> None:
+    """Say what a pipeline's folder holds, and how films are drawn from it."""
+    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **parts}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (folder / "starring.json").write_text(json.dumps({"sample": SAMPLE}, indent=2) + "\n")
+    (folder / "starring.json").write_text(json.dumps({"sample": dict(sample)}, indent=2) + "\n")
 
 
 def eyes(net: CLIPModel | ViTModel | CLIPSegForImageSegmentation, name: str, weights: Path = WEIGHTS) -> None:
@@ -74,7 +115,7 @@ def eyes(net: CLIPModel | ViTModel | CLIPSegForImageSegmentation, name: str, wei
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    _put(weights / name, net, {"preprocessor_config.json": settings})
+    put(weights / name, net, {"preprocessor_config.json": settings})
     if not isinstance(net, ViTModel):
         tokenizer().save_pretrained(weights / name)
 
@@ -110,7 +151,14 @@ def shipped(part: str, weights: Path = WEIGHTS) -> dict[str, dict[str, Tensor]]:
         return found
     if part == "unet":
         return shipped("text_encoder", weights) | shipped("unet_alone", weights)
+    if part == "dit":
+        return {name: shipped(f"dit_{name}", weights)[f"dit_{name}"] for name in ("transformer", "text_encoder")}
+    if part == "video_vae":
+        return {"vae": shipped("dit_vae", weights)["dit_vae"]}
     folders: dict[str, tuple[Any, str]] = {
+        "dit_vae": (AutoencoderKLCogVideoX, "dit/vae"),
+        "dit_transformer": (CogVideoXTransformer3DModel, "dit/transformer"),
+        "dit_text_encoder": (T5EncoderModel, "dit/text_encoder"),
         "vae": (AutoencoderKL, "film/vae"),
         "unet_alone": (UNet2DConditionModel, "film/unet"),
         "text_encoder": (CLIPTextModel, "film/text_encoder"),

@@ -176,5 +176,5 @@ class Trainer:
 
 
 def _inner(name: str, p: Tensor) -> bool:
-    edges = ("embed", "conv_in", "conv_out", "time_", "pos_")
+    edges = ("embed", "conv_in", "conv_out", "time_", "pos_", "shared", "relative_attention_bias")
     return p.ndim > 1 and not any(edge in name for edge in edges)

@@ -104,8 +104,49 @@ class ArcFace:
         return np.asarray(self._network.forward(), dtype=np.float32).ravel()
 
 
+class YuNet:
+    """OpenCV's face detector ``cv2.FaceDetectorYN`` (YuNet) by the path of its ONNX file."""
+
+    def __init__(self, path: str | Path, score: float = CERTAIN) -> None:
+        """Load the model.
+
+        Args:
+            path: a YuNet model file such as ``face_detection_yunet_2023mar.onnx``.
+            score: least score of a face.
+
+        Raises:
+            StarringError: if there is no such file, or OpenCV cannot read it.
+        """
+        file = _found(path, "face detector", "YuNet (face_detection_yunet_2023mar.onnx)")
+        make = lambda: cv2.FaceDetectorYN.create(str(file), "", (320, 320), score)  # noqa: E731
+        self._network = _opened(file, "face detector", make)
+        self.id = f"yunet:{file.stem}@{file_digest(file)}, score {score:g}, retry {WIDER:g}"
+
+    def detect(self, picture: Bytes) -> tuple[Bytes, Sequence[NDArray[np.float32]]]:
+        """YuNet's rows, the largest face first, and the picture (``H W 3``, blue first) that they are places in."""
+        rows = self._rows(picture)
+        if not len(rows):
+            y, x = _margin(picture)
+            grey = (127, 127, 127)
+            picture = cast("Bytes", cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_CONSTANT, value=grey))
+            rows = self._rows(picture)
+        return picture, sorted(rows, key=lambda row: -float(row[2] * row[3]))
+
+    def points(self, frame: Tensor) -> NDArray[np.float32]:
+        """The five points of each face on a frame ``3 H W`` in [0, 1], ``n 5 2`` in its pixels, the largest first."""
+        given = as_picture(frame)
+        picture, rows = self.detect(given)
+        shift = np.array(_margin(given)[::-1] if picture.shape != given.shape else (0, 0), dtype=np.float32)
+        return np.array([row[4:14] for row in rows], dtype=np.float32).reshape(-1, 5, 2) - shift
+
+    def _rows(self, picture: Bytes) -> Sequence[NDArray[np.float32]]:
+        self._network.setInputSize((picture.shape[1], picture.shape[0]))
+        _, rows = self._network.detect(picture)
+        return [] if rows is None else list(np.asarray(rows, dtype=np.float32))
+
+
 class DetectedFaces:
-    """Faces found by YuNet (``cv2.FaceDetectorYN``) and encoded by whoever reads its five points."""
+    """Faces found by :class:`YuNet` and encoded by whoever reads its five points."""
 
     def __init__(self, detector: str | Path, recognizer: Recognizer, score: float = CERTAIN) -> None:
         """Load the detector.
@@ -118,41 +159,22 @@ class DetectedFaces:
         Raises:
             StarringError: if there is no such file, or OpenCV cannot read it.
         """
-        file = _found(detector, "face detector", "YuNet (face_detection_yunet_2023mar.onnx)")
-        make = lambda: cv2.FaceDetectorYN.create(str(file), "", (320, 320), score)  # noqa: E731
-        self._network = _opened(file, "face detector", make)
-        self._id = f"yunet:{file.stem}@{file_digest(file)}, score {score:g}, retry {WIDER:g}"
+        self.detector = YuNet(detector, score)
         self.recognizer = recognizer
 
     @property
     def protocol(self) -> str:
         """Finder and encoder."""
-        return f"faces({self._id}; {self.recognizer.id})"
+        return f"faces({self.detector.id}; {self.recognizer.id})"
 
     def faces(self, frames: Tensor) -> list[Tensor]:
         """Unit vectors ``n d`` of the faces on each of the frames ``f 3 H W`` in [0, 1], the largest first."""
         found: list[Tensor] = []
-        for frame in (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
-            picture, rows = self._detect(np.ascontiguousarray(frame[..., ::-1]))
+        for frame in frames:
+            picture, rows = self.detector.detect(as_picture(frame))
             vectors = [torch.from_numpy(self.recognizer.encode(picture, row)) for row in rows]
             found.append(normalize(torch.stack(vectors), dim=-1) if vectors else torch.zeros(0, 1))
         return found
-
-    def _detect(self, picture: Bytes) -> tuple[Bytes, Sequence[NDArray[np.float32]]]:
-        """YuNet's rows, the largest face first, and the picture that they are places in."""
-        rows = self._rows(picture)
-        if not len(rows):
-            height, width = picture.shape[:2]
-            y, x = round(height * (WIDER - 1) / 2), round(width * (WIDER - 1) / 2)
-            grey = (127, 127, 127)
-            picture = cast("Bytes", cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_CONSTANT, value=grey))
-            rows = self._rows(picture)
-        return picture, sorted(rows, key=lambda row: -float(row[2] * row[3]))
-
-    def _rows(self, picture: Bytes) -> Sequence[NDArray[np.float32]]:
-        self._network.setInputSize((picture.shape[1], picture.shape[0]))
-        _, rows = self._network.detect(picture)
-        return [] if rows is None else list(np.asarray(rows, dtype=np.float32))
 
 
 class SegmentedFaces:
@@ -209,6 +231,17 @@ def load_faces(name: str) -> DetectedFaces:
     kind, equals, path = encoder.partition("=")
     recognizer = ArcFace(path) if equals and kind == "arcface" else SFace(encoder)
     return DetectedFaces(detector, recognizer)
+
+
+def as_picture(frame: Tensor) -> Bytes:
+    """A frame ``3 H W`` in [0, 1] as OpenCV has it: ``H W 3`` uint8, blue first."""
+    array = (frame * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(array[..., ::-1])
+
+
+def _margin(picture: Bytes) -> tuple[int, int]:
+    """How much grey goes above and beside a picture without a face."""
+    return tuple(round(side * (WIDER - 1) / 2) for side in picture.shape[:2])  # pyright: ignore[reportReturnType]
 
 
 def square(frame: Tensor, mask: Tensor) -> Tensor:

@@ -160,6 +160,13 @@ def ascent(clean: Callable[[Tensor], Tensor], objective: Objective, z1: Tensor) 
     return z0.detach(), rewards, gradient / SCALE
 
 
+@torch.no_grad()
+def looked(clean: Callable[[Tensor], Tensor], objective: Objective, z1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`ascent` for a place from which nothing follows: the gradient is told as zero, and not computed."""
+    z0 = clean(z1)
+    return z0, objective.worth(z0), torch.zeros_like(z1)
+
+
 def ancestral(process: Parametrization, x: Tensor, prediction: Tensor, t: int, noise: Tensor) -> Tensor:
     """Eq. 2, one step of DDPM (B13), with the posterior's standard deviation for sigma (B14).
 

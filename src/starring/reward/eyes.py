@@ -71,15 +71,19 @@ def again(photographs: Photographs) -> Subject:
     return subject.choose(same)
 
 
-def options_of(reward: Reward | Mapping[str, Any] | bool | None) -> Reward | None:
+def options_of(reward: Reward | Mapping[str, Any] | bool | None, own: Reward | None = None) -> Reward | None:
     """What a person asks for as options: ``True`` means the defaults, ``False`` and ``None`` no reward.
+
+    Args:
+        reward: what is asked for; single options replace the defaults'.
+        own: the defaults of a run's recipe, where it has any.
 
     Raises:
         StarringError: for an unknown option, with the nearest name.
     """
-    if isinstance(reward, Mapping):
-        return from_json(Reward, reward)
-    return Reward() if reward is True else reward or None
+    if isinstance(reward, Reward) or not (reward or isinstance(reward, Mapping)):
+        return reward or None
+    return from_json(Reward, {**to_json(own or Reward()), **(reward if isinstance(reward, Mapping) else {})})
 
 
 def rewarded(method: Method, origin: Mapping[str, Any], eyes: Eyes, options: Reward) -> tuple[Method, dict[str, Any]]:

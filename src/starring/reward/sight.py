@@ -36,6 +36,8 @@ class Eyes:
     """Of the subject."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """The names by which segmenter and encoder were loaded; empty if they were passed in."""
+    _looks: list[Tensor] = field(default_factory=list[Tensor], init=False, repr=False)
+    """The photographs' vectors, once they were looked at: they are the same for every film."""
 
     @torch.no_grad()
     def sight(self, backbone: Backbone, latents: Tensor, reference: Tensor) -> Sight:
@@ -61,6 +63,8 @@ class Eyes:
 
     def _photographs(self) -> Tensor:
         """Unit vectors of the photographs on which the subject is found, ``n d``."""
+        if self._looks:
+            return self._looks[0]
         vectors: list[Tensor] = []
         for photograph in self.photographs:
             (mask,) = self._masks([photograph])
@@ -69,7 +73,8 @@ class Eyes:
                 vectors.append(self.encoder.images(pixels * mask.to(pixels)))
         if not vectors:
             raise self._unseen("on any photograph")
-        return torch.cat(vectors)
+        self._looks.append(torch.cat(vectors))
+        return self._looks[0]
 
     def _masks(self, pictures: list[Image.Image], size: Sequence[int] | None = None) -> list[Tensor]:
         """One mask ``H W`` for each picture, empty where it is too small to mean anything (in latents, too)."""

@@ -1,0 +1,172 @@
+"""Attention of a film's tokens to those of clean pictures beside it (CustomVideoX, arXiv 2502.06527, eq. 4 to 8).
+
+Tokens stand in the order text, video, reference. ``b`` batch, ``n`` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor
+
+from starring.layers.branches import LowRank
+from starring.layers.joint import attended, biased_attention, entity_map, plain_attention, stretched
+
+FORMS = ("joint", "cached")
+MAPS = ("minmax", "text", "joint")
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class View:
+    """What the layers need to know about one call of the denoiser."""
+
+    form: str = "none"
+    """``none``: no reference. ``joint``: its tokens end the sequence (eq. 4). ``read``: they are all there is but text,
+    and each layer's keys and values go on the tape. ``cached``: these are attended to (Algorithm 1)."""
+    frames: int = 1
+    """Latent frames of the film."""
+    pictures: int = 1
+    """Reference frames."""
+    everywhere: bool = False
+    """Whether the low-rank changes act on all tokens, and not on the reference's alone."""
+    time: Tensor | None = None
+    """The bias of eq. 6 and 7, ``()`` or ``(b,)``."""
+    all_queries: bool = False
+    """Whether the bias holds for text and reference queries as well."""
+    columns: Tensor | None = None
+    """Places ``k`` in the text at which some row names its entity; ``None`` leaves eq. 8 out."""
+    entity: Tensor | None = None
+    """1 where a row's entity is at that place, else 0, ``b k``."""
+    map: str = "minmax"
+    """What is held against the threshold: the softmax over the text stretched to [0, 1] in each frame (``minmax``),
+    that softmax itself (``text``), or the probability within the whole joint softmax (``joint``)."""
+    threshold: float = 0.1
+    """lambda of eq. 8."""
+    boost: float = 0.1
+    """beta_1 of eq. 8."""
+    product: bool = False
+    """Multiply the two biases, as Algorithm 1 writes it, instead of adding them."""
+    tape: dict[str, KeyValue] = field(default_factory=dict[str, KeyValue])
+    """Keys (normalised, rotated) and values of the reference by the layer's name."""
+
+
+class ReferenceAttention:
+    """An attention processor for CogVideoX's blocks; without a reference it is the one it replaces.
+
+    Args:
+        name: the layer's.
+        adapters: its low-rank changes by the name of the linear layer: ``to_q``, ``to_k``, ``to_v``, ``to_out``.
+        look: says what the present call is.
+        previous: the processor it replaces.
+    """
+
+    _attention_backend: Any = None
+    _parallel_config: Any = None
+
+    def __init__(self, name: str, adapters: Mapping[str, LowRank], look: Callable[[], View], previous: Any) -> None:
+        self.name, self.adapters, self.look, self.previous = name, adapters, look, previous
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: KeyValue | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Video and reference tokens ``b n d`` and text tokens ``b n d``, each as they came, attended."""
+        view = self.look()
+        if view.form == "none":
+            return self.previous(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+        words, beside = encoder_hidden_states.shape[1], hidden_states.shape[1]
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        own = {"read": beside, "cached": 0}.get(view.form, beside // (view.frames + view.pictures) * view.pictures)
+        query, key, value = (
+            self._linear(which, getattr(attn, which), tokens, own, view).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for which in ("to_q", "to_k", "to_v")
+        )
+        query = _rotated(attn.norm_q(query) if attn.norm_q is not None else query, words, image_rotary_emb)
+        key = _rotated(attn.norm_k(key) if attn.norm_k is not None else key, words, image_rotary_emb)
+        if view.form == "read":
+            out = self._read(view, query, key, value, words)
+        else:
+            out = self._beside(view, query, key, value, words, own)
+        out = out.to(query.dtype).transpose(1, 2).flatten(2)
+        layers: Any = attn.to_out
+        out = layers[1](self._linear("to_out", layers[0], out, own, view))
+        return out[:, words:], out[:, :words]
+
+    def _linear(self, which: str, layer: Any, x: Tensor, own: int, view: View) -> Tensor:
+        """The layer, and its low-rank change on the last ``own`` tokens or on all."""
+        out, change = layer(x), self.adapters.get(which)
+        if change is None:
+            return out
+        if view.everywhere:
+            return out + change(x)
+        if own == 0:
+            return out
+        return torch.cat([out[:, :-own], out[:, -own:] + change(x[:, -own:])], dim=1)
+
+    def _read(self, view: View, query: Tensor, key: Tensor, value: Tensor, words: int) -> Tensor:
+        """The reference attends to itself alone, and so do the words, which nothing reads."""
+        far = key[:, :, words:], value[:, :, words:]
+        view.tape.setdefault(self.name, far)
+        text = plain_attention(query[:, :, :words], key[:, :, :words], value[:, :, :words], self._attention_backend)
+        clean = plain_attention(query[:, :, words:], *far, self._attention_backend)
+        return torch.cat([text, clean], dim=2)
+
+    def _beside(self, view: View, query: Tensor, key: Tensor, value: Tensor, words: int, own: int) -> Tensor:
+        end = key.shape[2] - own
+        if view.form == "cached":
+            far_key, far_value = (part.expand(len(query), -1, -1, -1) for part in view.tape[self.name])
+        else:
+            far_key, far_value = key[:, :, end:], value[:, :, end:]
+        key, value = key[:, :, :end], value[:, :, :end]
+        bias = self._bias(view, query, key, far_key, words, end)
+        if bias is None:
+            both = torch.cat([key, far_key], dim=2), torch.cat([value, far_value], dim=2)
+            return plain_attention(query, *both, self._attention_backend)
+        return biased_attention(query, key, value, far_key, far_value, bias)
+
+    def _bias(self, view: View, query: Tensor, key: Tensor, far_key: Tensor, words: int, end: int) -> Tensor | None:
+        """The bias of each query towards the reference, ``b 1 n`` (eq. 7 and 8)."""
+        if view.time is None and view.columns is None:
+            return None
+        count = query.shape[2]
+        video = torch.zeros(1, end - words, device=query.device)
+        if view.time is not None:
+            video = video + view.time.reshape(-1, 1)
+        if view.columns is not None:
+            region = self._region(view, view.columns, query[:, :, words:end], key, far_key, words)
+            video = video * region if view.product else video + view.boost * region
+        rest = torch.zeros_like(video[:, :1])
+        if view.time is not None and view.all_queries:
+            rest = rest + view.time.reshape(-1, 1)
+        return torch.cat([rest.expand(-1, words), video, rest.expand(-1, count - end)], dim=1).unsqueeze(1)
+
+    def _region(self, view: View, columns: Tensor, video: Tensor, key: Tensor, far_key: Tensor, words: int) -> Tensor:
+        """Where the entity is, ``b n`` of 0 and 1 (R_e of eq. 8)."""
+        assert view.entity is not None
+        with torch.no_grad():
+            groups = (key, far_key) if view.map == "joint" else (key[:, :, :words],)
+            sums = [attended(video, keys, torch.zeros_like(keys))[1] for keys in groups]
+            total = sums[0] if len(sums) == 1 else torch.logaddexp(*sums)
+        found = entity_map(video, key[:, :, columns], view.entity, total)
+        if view.map == "minmax":
+            found = stretched(found, view.frames)
+        return (found > view.threshold).float()
+
+
+def _rotated(x: Tensor, words: int, rows: KeyValue | None) -> Tensor:
+    """Queries or keys with all but the first ``words`` tokens turned to their positions."""
+    if rows is None:
+        return x
+    turn: Any = apply_rotary_emb  # declared for a tuple of one
+    turned: Tensor = turn(x[:, :, words:], rows)
+    return torch.cat([x[:, :, :words], turned.to(x.dtype)], dim=2)

@@ -1,0 +1,74 @@
+"""Who the subject is, for stages in which films are judged by eyes that know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from starring.backbones.base import Backbone
+from starring.config import Recipe
+from starring.data.masks import Segmenter
+from starring.data.simulated import simulated
+from starring.data.subject import Complaint, Subject, strangers
+from starring.errors import StarringError
+from starring.learn.progress import OnProgress, Progress
+from starring.perception.identity import ENCODERS, Identity, IdentityEyes, known, load_identity_eyes
+from starring.perception.segment import SEGMENTERS, load_segmenter
+from starring.perception.transforms import as_tensor
+
+
+def identity_of(
+    subject: Subject, backbone: Backbone, recipe: Recipe, eyes: IdentityEyes | None, segmenter: Segmenter | str | None,
+    tell: OnProgress,
+) -> Identity | None:  # fmt: skip
+    """The subject as eyes know it; ``None`` if no stage of the recipe is rewarded.
+
+    Args:
+        subject: the photographs.
+        backbone: gives its own eyes where the recipe names none.
+        recipe: its options ``eyes``, ``face`` and ``accept_licence`` say who looks, and at whom.
+        eyes: others.
+        segmenter: finds the subject for eyes that look at what a mask covers; ``None`` takes the backbone's own.
+        tell: hears which photograph looks like somebody else.
+
+    Raises:
+        StarringError: if there are no eyes, or they do not find exactly one subject on each photograph.
+    """
+    if not any(stage.rewarded for stage in recipe.stages):
+        return None
+    eyes = eyes or _eyes(subject, backbone, recipe.options, segmenter)
+    pictures = [as_tensor(image)[0].to(backbone.device) for image in subject.images]
+    names = [path.name for path in subject.paths]
+    identity = known(eyes, pictures, names, str(recipe.options.get("face", "")))
+    for i, (own, others) in strangers(identity.references.cpu()).items():
+        message = f"its face or subject looks like another one (likeness {own:.2f} where the others have {others:.2f})."
+        advice = "Look at it, and take it out if it is not the same one."
+        complaint = Complaint(path=subject.paths[i], kind="outlier", message=message, advice=advice)
+        tell(Progress(phase="check", complaint=complaint))
+    return identity
+
+
+def prompted(options: Mapping[str, Any], fields: set[str], class_word: str) -> dict[str, Any]:
+    """Options with simulated prompts written out, where the method has them and nobody gave any."""
+    if "simulated" not in fields or options.get("prompts") or not options.get("simulated", 50):
+        return dict(options)
+    made = simulated(class_word, int(options.get("simulated", 50)), str(options.get("world", "photographs")))
+    return {**options, "prompts": list(made)}
+
+
+def _eyes(
+    subject: Subject, backbone: Backbone, options: Mapping[str, Any], segmenter: Segmenter | str | None
+) -> IdentityEyes:
+    name = str(options.get("eyes", "")) or (backbone.name if backbone.name in ENCODERS else "")
+    if not name:
+        raise StarringError(
+            "A reward needs eyes that know the subject. For people give YuNet and an IResNet by path: --options"
+            " eyes=YUNET.onnx+r100.pth; for anything else: --options eyes=dino"
+        )
+    if "+" not in name and (segmenter is None or isinstance(segmenter, str)):
+        preset = segmenter or (backbone.name if backbone.name in SEGMENTERS else "auto")
+        segmenter = cast("Segmenter", load_segmenter(preset, device=backbone.device))
+    licence = bool(options.get("accept_licence", False))
+    eyes = load_identity_eyes(name, subject.class_word or "subject", cast("Any", segmenter), accept_licence=licence)
+    cast("Any", eyes.encoder).to(backbone.device)
+    return eyes

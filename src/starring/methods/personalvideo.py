@@ -1,0 +1,376 @@
+"""PersonalVideo: identity by reward on films that the model itself makes (Li et al., arXiv 2411.17048).
+
+Stage 1, *words* (section 4.4): textual inversion on photographs, with the motion modules off. Stage 2, *adapter*: the
+Spatial Identity Adapter, a low-rank change of q, k and v of the self-attention within frames (section 4.2), open in the
+last quarter of the sampling steps only. It learns from no photograph: a film of a simulated prompt is drawn in four
+steps from pure noise, one frame of it is decoded, and a face or identity encoder says how like the photographs it is
+(section 4.1). As the adapter is closed during the first three steps, no gradient passes through them.
+
+Legend: ``b`` batch, ``c`` channel, ``f`` frame, ``h w`` latent size, ``H W`` pixels, ``d`` width of an identity vector.
+``P1`` to ``P9`` number the places where the paper can be read in two ways; docs/methods/personalvideo.md has the list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from starring.backbones.base import Backbone, Text
+from starring.config import Data, Recipe, Stage, Train
+from starring.diffusion.noise import gaussian_prior, white
+from starring.diffusion.sampling import trajectory
+from starring.errors import StarringError, unknown
+from starring.layers.attach import branch
+from starring.layers.branches import LowRank
+from starring.methods.base import PLACEHOLDER, Batch, Losses, Request
+from starring.methods.words import WORDS_STAGE, Worded, class_rows, inside, masked_error, timesteps
+from starring.perception.identity import Identity
+from starring.perception.jitter import jitter
+
+LAYERS = {"self": ("spatial",), "cross": ("cross",), "both": ("spatial", "cross")}
+TUNINGS = ("film", "still")
+PENALTIES = ("factors", "product")
+PROJECTIONS = ("to_q", "to_k", "to_v")
+ADAPTER_STAGE = "adapter"
+"""The stage in which the adapter learns from a reward."""
+BAD = 10
+"""So many rewards in a row that are no numbers end the training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PersonalVideoConfig:
+    """The choices inside PersonalVideo."""
+
+    class_word: str = ""
+    """What the subject is, such as ``woman``: the learned words start from it."""
+    vectors: int = 1
+    """Learned words, 1 to 8."""
+    rank: int = 64
+    """Inner width of the adapter; the paper has none."""
+    alpha: float | None = None
+    """Strength of the adapter; ``None`` means the rank."""
+    layers: str = "self"
+    """Which attention it changes: ``self`` within frames, ``cross`` to the text, or ``both`` (Table 3b)."""
+    share: float = 0.25
+    """Share of the sampling steps, the last ones, in which the adapter is open (P2, Table 3a)."""
+    tuning: str = "film"
+    """What the reward looks at: frames of a ``film``, or a ``still`` of the image model (Table 2)."""
+    prompts: tuple[str, ...] = ()
+    """Simulated prompts with ``<*>`` (section 4.3); without any, all films are of
+    ``photo of a <*> class_word``."""
+    simulated: int = 50
+    """How many prompts are written for the class where ``prompts`` gives none; 0 does without (Table 2)."""
+    world: str = "photographs"
+    """Which words they are made of: of ``photographs``, or of the bundled ``miniature``."""
+    steps: int = 4
+    """Sampling steps of a training film."""
+    guidance: float = 1.0
+    """Classifier-free guidance of a training film (P7)."""
+    frames: int | None = None
+    """Frames of a training film; ``None`` takes the backbone's own number."""
+    pool: int = 0
+    """Draw the films from so many kept starts: latents before the adapter opens, which never change as long as words
+    and backbone do not. 0 draws every film from fresh noise."""
+    penalty: float = 1e-3
+    """lambda of the weight-space loss (P4)."""
+    penalised: str = "factors"
+    """What it is of: both ``factors`` and their distance from where they started, or their ``product`` (P4)."""
+    colour: float = 0.2
+    """Jitter of brightness, contrast and saturation of what the reward sees."""
+    hue: float = 0.05
+    """Jitter of its hue, as a share of the circle."""
+    flip: bool = True
+    """Mirror half of what the reward sees."""
+    tries: int = 2
+    """Frames that are looked at, one after the other, until one shows the subject (P8)."""
+    eyes: str = ""
+    """Who looks (:func:`starring.perception.identity.load_identity_eyes`); empty takes the backbone's own."""
+    accept_licence: bool = False
+    """The weights named in ``eyes`` may be used, though those of the ArcFace family are for research only."""
+    face: str = ""
+    """Whose face it is where a photograph shows several: ``largest``, or a number from 0."""
+    correlation: float = 0.0
+    """Gamma of the noise prior (arXiv 2402.09368, eq. 4) at inference; the paper has none."""
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("choice of layers", self.layers, LAYERS),
+            ("tuning", self.tuning, TUNINGS),
+            ("penalty", self.penalised, PENALTIES),
+        ):
+            if name not in known:
+                raise unknown(kind, name, known)
+        if not 1 <= self.vectors <= 8:
+            raise StarringError(f"PersonalVideo learns 1 to 8 words, not {self.vectors}. The paper has 1.")
+        if not 0 < self.share <= 1:
+            raise StarringError(f"share is {self.share}, but it must lie in (0, 1]: the last part of the steps.")
+        if not 0 <= self.correlation < 1:
+            raise StarringError(f"The noise prior's correlation is {self.correlation}, but it must lie in [0, 1).")
+        for name, least in (("steps", 1), ("tries", 1), ("pool", 0), ("simulated", 0), ("penalty", 0)):
+            if getattr(self, name) < least:
+                raise StarringError(f"{name} is {getattr(self, name)}, but it must be at least {least}.")
+        lacking = [prompt for prompt in self.prompts if PLACEHOLDER not in prompt]
+        if lacking:
+            raise StarringError(f"The simulated prompt '{lacking[0]}' does not name the subject. Put {PLACEHOLDER} in.")
+
+
+PAPER = Recipe(
+    method="personalvideo",
+    backbone="animatediff",
+    stages=(
+        Stage(name=WORDS_STAGE, train=Train(steps=400, batch=4, learning_rate=1e-3, checkpoint_every=200)),
+        Stage(
+            name=ADAPTER_STAGE,
+            train=Train(steps=400, batch=1, learning_rate=1e-4, checkpoint_every=100),
+            backbone="animatelcm",
+            rewarded=True,
+        ),
+    ),
+    data=Data(size=512, masks=False, unmasked=0.0, augment=False, variants=64),
+    source="arXiv 2411.17048, appendix A.1; rank, lambda and jitter are not given",
+)
+RECIPES = {
+    "personalvideo": PAPER,
+    "personalvideo-miniature": replace(
+        PAPER,
+        backbone="miniature",
+        options={"world": "miniature", "rank": 16, "colour": 0.05, "hue": 0.01, "steps": 8, "pool": 24},
+        stages=(
+            replace(PAPER.stages[0], train=Train(steps=120, batch=4, learning_rate=1e-2)),
+            replace(
+                PAPER.stages[1],
+                train=Train(steps=100, batch=1, learning_rate=1e-3, checkpoint_every=50),
+                backbone="",
+            ),
+        ),
+        data=replace(PAPER.data, size=64, masks=True),
+        source="the paper's two stages at the miniature's size; less jitter, since colours are who somebody is there",
+    ),
+}
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "T2I": {"options": {"tuning": "still", "simulated": 0}},
+    "T2I + prompts": {"options": {"tuning": "still"}},
+    "T2V": {"options": {"simulated": 0}},
+    "T2V + prompts": {"options": {}},
+    "all steps": {"options": {"share": 1.0}},
+    "half of the steps": {"options": {"share": 0.5}},
+    "cross-attention": {"options": {"layers": "cross"}},
+    "self- and cross-attention": {"options": {"layers": "both"}},
+}
+"""The rows of Tables 2, 3a and 3b; the paper's choice, ``T2V + prompts``, stands in all three."""
+
+
+class PersonalVideo(Worded):
+    """Learned words, and a Spatial Identity Adapter that learned from a reward on films."""
+
+    name = "personalvideo"
+    arxiv = "2411.17048"
+    title = "PersonalVideo: High ID-Fidelity Video Customization without Dynamic and Semantic Degradation"
+    config_type = PersonalVideoConfig
+    recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
+    ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
+
+    def __init__(self, backbone: Backbone, config: PersonalVideoConfig | None = None) -> None:
+        """Start the words from the class word, and the adapter from nothing."""
+        super().__init__(backbone, config)
+        self.rows = nn.Parameter(class_rows(backbone, self.config.class_word, self.config.vectors))
+        self.adapter = nn.ModuleDict()
+        for name, linear in projections(backbone, self.config.layers).items():
+            low_rank = LowRank.beside(linear, self.config.rank, self.config.alpha)
+            # theta_0 of the weight-space loss; it follows from the run's seed, so no file holds it.
+            low_rank.register_buffer("start", low_rank.down.weight.detach().clone(), persistent=False)
+            self.adapter[name.replace(".", "/")] = low_rank
+        self.bad = 0
+        """Rewards in a row that were no numbers."""
+        self._opened = False
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    @contextmanager
+    def attach(self, backbone: Backbone) -> Iterator[None]:
+        """The words in the text encoder, and the adapter beside attention, closed until a late step opens it."""
+        with ExitStack() as stack:
+            stack.enter_context(self.spoken(backbone))
+            for name, linear in projections(backbone, self.config.layers).items():
+                stack.enter_context(branch(linear, self._beside(self.adapter[name.replace(".", "/")])))
+            try:
+                yield
+            finally:
+                self._opened = False
+
+    def _beside(self, low_rank: nn.Module) -> Any:
+        def add(out: Tensor, x: Tensor) -> Tensor:
+            return out + low_rank(x) if self._opened else out
+
+        return add
+
+    def learns(self, stage: str) -> Iterable[nn.Parameter]:
+        """``tokens`` trains the words (textual inversion), ``adapter`` the Spatial Identity Adapter.
+
+        Raises:
+            StarringError: for another stage.
+        """
+        if stage == WORDS_STAGE:
+            return (self.rows,)
+        if stage == ADAPTER_STAGE:
+            return self.adapter.parameters()
+        raise unknown("PersonalVideo stage", stage, [WORDS_STAGE, ADAPTER_STAGE])
+
+    def predict(self, backbone: Backbone, x: Tensor, t: Tensor, text: Text, request: Request | None = None) -> Tensor:
+        """One call of the denoiser, with the adapter open from step ``floor((1 - share) N)`` on (P2).
+
+        It stays as it is until the next call, since gradient checkpointing runs the network again during backward.
+        """
+        steps = self.config.steps if request is None else request.sample.steps
+        self._opened = float(t.max()) <= opening(backbone, steps, self.config.share)
+        return backbone.predict(x, t, text)
+
+    def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
+        """The denoiser's error on stills, or, where the batch brings an identity, 1 minus the reward (eq. 6).
+
+        Raises:
+            StarringError: if :data:`BAD` rewards in a row were no numbers.
+        """
+        if batch.identity is not None:
+            return self._rewarded(backbone, batch, batch.identity)
+        with self.attached(backbone), backbone.still():
+            self._opened = False
+            x0, process = batch.latents, backbone.parametrization
+            t, noise = timesteps(batch, process.timesteps), white(x0.shape, batch.generator).to(x0)
+            text = backbone.encode_text([self.prompt(caption) for caption in batch.captions])
+            prediction = backbone.predict(process.noised(x0, noise, t), t, text)
+        error = masked_error(prediction.float(), process.target(x0, noise, t).float(), inside(batch).float()).mean()
+        return Losses(total=error, parts={"error": error.detach()})
+
+    # --- stage 2: reward on generated films -----------------------------------------------------------------------
+
+    def _rewarded(self, backbone: Backbone, batch: Batch, identity: Identity) -> Losses:
+        """``mean over films of 1 - cos`` plus lambda times the weight-space loss; films without the subject are out."""
+        with self.attached(backbone):
+            rewards = [self._reward(backbone, identity, batch.generator) for _ in batch.latents]
+        seen = [reward for reward in rewards if reward is not None]
+        finite = [reward for reward in seen if bool(reward.isfinite())]
+        self.bad = 0 if finite or not seen else self.bad + 1
+        if self.bad >= BAD:
+            raise StarringError(
+                f"The reward was no number {BAD} times in a row. Lower the learning rate, or train with precision no."
+            )
+        penalty = self.penalty()
+        total = self.config.penalty * penalty
+        parts = {
+            "penalty": penalty.detach(),
+            "seen": torch.tensor(len(seen) / len(rewards)),
+            "skipped": torch.tensor(float(len(rewards) - len(finite))),
+        }
+        if finite:
+            likeness = torch.stack(finite).mean()
+            total, parts["likeness"] = total + 1 - likeness, likeness.detach()
+        return Losses(total=total, parts=parts)
+
+    def _reward(self, backbone: Backbone, identity: Identity, generator: torch.Generator | None) -> Tensor | None:
+        """The cosine between one frame of a fresh film and one photograph (P1, P5, P6); ``None`` if nobody is seen."""
+        film = self.film(backbone, generator)
+        order = torch.randperm(film.shape[2], generator=generator)
+        which = torch.randint(len(identity.references), (), generator=generator)
+        for frame in order[: self.config.tries].tolist():
+            pixels = backbone.decode_video(film[:, :, frame : frame + 1])[:, :, 0]
+            crops, shown = identity.eyes.crop((pixels.clamp(-1, 1) + 1) / 2)
+            if shown:
+                c = self.config
+                worn = jitter(crops, generator, colour=c.colour, hue=c.hue, flip=c.flip)
+                return (identity.eyes.encoder.images(worn)[0] * identity.references[which].to(worn.device)).sum()
+        return None
+
+    def film(self, backbone: Backbone, generator: torch.Generator | None = None) -> Tensor:
+        """A training film of a random prompt, ``1 c f h w``, with gradient to the adapter; call it inside ``attached``.
+
+        The steps before the adapter opens run without gradient, and once only for a kept start.
+
+        Raises:
+            StarringError: if the VAE compresses time, so that there is no frame to look at.
+        """
+        c = self.config
+        alone = c.tuning == "still"
+        closed, prompts = first_open(c.steps, c.share), self.simulated()
+        number = torch.randint(c.pool or len(prompts), (), generator=generator)
+        source = torch.Generator().manual_seed(int(number)) if c.pool else generator
+        with backbone.still() if alone else nullcontext():
+            with torch.no_grad():
+                asked = self.prompt(prompts[int(number) % len(prompts)])
+                text = backbone.encode_text([asked] if c.guidance == 1 else [backbone.sample.negative, asked])
+
+            def predict(x: Tensor, t: Tensor) -> Tensor:
+                return self.predict(backbone, x, t, text)
+
+            # Words that change make another start of it.
+            key = (int(number), self.rows._version)
+            x = self._kept.get(key) if c.pool else None
+            if x is None:
+                x = self._begun(backbone, predict, source, 1 if alone else c.frames or backbone.sample.frames, closed)
+                if c.pool:
+                    self._kept[key] = x
+            scheduler = backbone.scheduler()
+            for step in trajectory(predict, scheduler, x, c.steps, c.guidance, closed, generator=source):
+                x = step.x
+            return x
+
+    @torch.no_grad()
+    def _begun(
+        self, backbone: Backbone, predict: Any, generator: torch.Generator | None, frames: int, closed: int
+    ) -> Tensor:
+        """Latents before the adapter opens: noise after ``closed`` steps of the model as it came."""
+        s = backbone.sample
+        shape = (1, *backbone.latent_shape(frames, s.height, s.width))
+        if shape[2] != frames:
+            raise StarringError(f"{backbone.name} compresses time, so its frames cannot be rewarded one by one.")
+        x = gaussian_prior(shape, 0.0, generator=generator, device=backbone.device)
+        if closed == 0:
+            return x
+        run = trajectory(predict, backbone.scheduler(), x, self.config.steps, self.config.guidance, generator=generator)
+        for step in run:
+            if step.index + 1 >= closed * step.total // self.config.steps:
+                return step.x
+        raise AssertionError("a trajectory has as many steps as it was asked for")
+
+    def simulated(self) -> tuple[str, ...]:
+        """The prompts of training films."""
+        return self.config.prompts or (" ".join(f"photo of a {PLACEHOLDER} {self.config.class_word}".split()),)
+
+    def penalty(self) -> Tensor:
+        """``||theta - theta_0||^2`` over the whole adapter (section 4.4; P4)."""
+        parts: list[Tensor] = []
+        for low_rank in self.adapter.values():
+            assert isinstance(low_rank, LowRank)
+            if self.config.penalised == "product":
+                parts.append(low_rank.delta().square().sum())
+            else:
+                start: Any = low_rank.start
+                parts += [(low_rank.down.weight - start).square().sum(), low_rank.up.weight.square().sum()]
+        return torch.stack(parts).sum()
+
+
+def first_open(steps: int, share: float) -> int:
+    """The first of ``steps`` in which the adapter is open, from 0: ``floor((1 - share) steps)`` (P2)."""
+    return math.floor(round((1 - share) * steps, 6))
+
+
+def opening(backbone: Backbone, steps: int, share: float) -> float:
+    """The timestep of that step; the adapter is open at it and below, wherever in the schedule a film begins."""
+    scheduler = backbone.scheduler()
+    scheduler.set_timesteps(steps)
+    times: Tensor = scheduler.timesteps
+    return float(times[first_open(steps, share) * len(times) // steps])
+
+
+def projections(backbone: Backbone, layers: str = "self") -> dict[str, nn.Linear]:
+    """The maps to q, k and v of self-attention within frames, of cross-attention, or of both, by name."""
+    sites: dict[str, Any] = {}
+    for kind in LAYERS[layers]:
+        sites |= backbone.sites(kind)
+    return {f"{name}.{part}": getattr(site, part) for name, site in sites.items() for part in PROJECTIONS}

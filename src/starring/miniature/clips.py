@@ -1,0 +1,168 @@
+"""Training the second miniature: video VAE on clips, then text tower and transformer on stills and clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, AutoencoderKLCogVideoX
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from starring.miniature import corpus, dit, words
+from starring.miniature.cinema import DROP, timesteps
+from starring.miniature.corpus import CAPTIONS, Shelf
+from starring.miniature.export import WEIGHTS
+from starring.miniature.fit import Loss, Plan, Trainer
+from starring.miniature.pretrain import pixels
+
+VIDEO_VAE = Plan(steps=600, lr=1e-3, batch=4, muon=True, save_every=60, ema=0.99, weight_decay=0.0, decay=0.6)
+DIT = Plan(steps=3000, lr=2e-3, batch=64, warmup=200, ema=0.999, weight_decay=0.01, decay=0.3, muon=True)
+STILLS = 0.6
+"""Share of the transformer's steps that see stills only: they cost a fifth, and teach what things look like."""
+STILLS_LATER = 0.25
+"""Share of stills among the steps after that."""
+CLIPS_FOR_STILLS = 5
+"""How many times fewer clips than stills are in a step."""
+CAPITALS = 0.15
+"""Share of captions that begin with a capital letter, as people write."""
+STILL_SHARDS = 16
+"""How many shards of stills the transformer sees."""
+
+
+def vae_trainer(build: Path) -> Trainer:
+    """The video VAE, which starts from the first miniature's image VAE."""
+    flat: AutoencoderKL = AutoencoderKL.from_pretrained(WEIGHTS / "film" / "vae")  # pyright: ignore
+    return Trainer(build / "video_vae", {"vae": dit.inflated(flat, dit.vae())}, VIDEO_VAE)
+
+
+def vae_loss(build: Path, trainer: Trainer) -> Loss:
+    """Squared error of pixels and of average colours, with a light KL, on crops around subjects and on whole clips."""
+    shelf = Shelf(build / "corpus", "clips", ("images", "masks"))
+    net: Any = trainer.modules["vae"]
+
+    def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
+        # A whole clip costs as much as four crops of half the side.
+        whole = rng.random() < 0.3
+        rows = rng.integers(len(shelf), size=max(trainer.plan.batch // 4, 1) if whole else trainer.plan.batch)
+        images = shelf.get("images", rows)
+        if not whole:
+            images = _crops(images, shelf.get("masks", rows), rng)
+        x = pixels(images).transpose(1, 2).contiguous()
+        posterior = net.encode(x).latent_dist
+        y = net.decode(posterior.sample()).sample.float()
+        error = F.mse_loss(y, x)
+        shade = F.mse_loss(F.avg_pool3d(y, (1, 8, 8)), F.avg_pool3d(x, (1, 8, 8)))
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return {"loss": error + shade + 2e-4 * kl, "mse": error, "shade": shade, "kl": kl}
+
+    return loss
+
+
+def _crops(
+    images: NDArray[np.generic], masks: NDArray[np.generic], rng: np.random.Generator, side: int = 32
+) -> NDArray[np.uint8]:
+    """Square crops of clips, most of them around where the subject is at some moment; on the latent grid of 4."""
+    out = np.empty((*images.shape[:2], side, side, 3), np.uint8)
+    size = images.shape[2]
+    for i, (film, mask) in enumerate(zip(images, masks, strict=True)):
+        inside = np.argwhere(mask[rng.integers(len(mask))])
+        if len(inside) and rng.random() < 0.75:
+            y, x = inside[rng.integers(len(inside))] - side // 2
+        else:
+            y, x = rng.integers(0, size + 1 - side, 2)
+        y, x = (int(np.clip(v, 0, size - side)) // 4 * 4 for v in (y, x))
+        out[i] = film[:, y : y + side, x : x + side]
+    return out
+
+
+def balanced_on_clips(build: Path, vae: AutoencoderKLCogVideoX, count: int = 100) -> AutoencoderKLCogVideoX:
+    """The VAE with latent channels of unit deviation over ``count`` clips of the corpus."""
+    shelf = Shelf(build / "corpus", "clips", ("images",))
+    images = shelf.get("images", np.arange(0, len(shelf), max(len(shelf) // count, 1)))
+    latents = torch.from_numpy(encoded(vae, images)).float()
+    return dit.balanced(vae, latents.std((0, 2, 3, 4)))
+
+
+def encode_corpus(build: Path, vae: AutoencoderKLCogVideoX, report: Any = None) -> None:
+    """Write the latents (posterior means) of every shard that has none yet: ``c f h w`` each, float16."""
+    folder = build / "corpus"
+    todo = [("clips", n) for n in corpus.shards(folder, "clips")]
+    todo += [("stills", n) for n in corpus.shards(folder, "stills")[:STILL_SHARDS]]
+    for done, (kind, number) in enumerate(todo, 1):
+        path = folder / f"{kind}-{number:03d}-video_latents.npy"
+        if not path.exists():
+            images = np.load(folder / f"{kind}-{number:03d}-images.npy", mmap_mode="r")
+            latents = encoded(vae, images if kind == "clips" else images[:, None])
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, latents)
+            partial.replace(path)
+        if report is not None:
+            report("video_latents", done, len(todo))
+
+
+def encoded(vae: AutoencoderKLCogVideoX, films: NDArray[np.generic]) -> NDArray[np.float16]:
+    """uint8 n F H W 3 to scaled posterior means n c f h w, float16."""
+    net: Any = vae
+    batch = max(1, 128 // films.shape[1])
+    rows: list[NDArray[np.float16]] = []
+    with torch.no_grad():
+        for start in range(0, len(films), batch):
+            x = pixels(np.array(films[start : start + batch])).transpose(1, 2).contiguous()
+            mean = net.encode(x).latent_dist.mode() * net.config.scaling_factor
+            rows.append(mean.half().numpy())
+    return np.concatenate(rows)
+
+
+def dit_trainer(build: Path) -> Trainer:
+    """The text tower learns with the transformer that it conditions."""
+    modules = {"transformer": dit.transformer(), "text_encoder": dit.text_encoder()}
+    return Trainer(build / "dit", modules, DIT)
+
+
+def dit_loss(build: Path, trainer: Trainer) -> Loss:
+    """Squared error of the velocity, on stills first and on clips later."""
+    fields = ("video_latents", "tokens")
+    shelves = {kind: Shelf(build / "corpus", kind, fields) for kind in ("stills", "clips")}
+    net, text = trainer.modules["transformer"], trainer.modules["text_encoder"]
+    alphas = dit.scheduler().alphas_cumprod.float()
+
+    def loss(rng: np.random.Generator, progress: float) -> Mapping[str, Tensor]:
+        still = progress < STILLS or rng.random() < STILLS_LATER
+        shelf = shelves["stills" if still else "clips"]
+        rows = rng.integers(len(shelf), size=trainer.plan.batch if still else trainer.plan.batch // CLIPS_FOR_STILLS)
+        x = torch.from_numpy(shelf.get("video_latents", rows).astype(np.float32)).transpose(1, 2)
+        t = timesteps(rng, len(rows))
+        level = alphas[t].view(-1, 1, 1, 1, 1)
+        noise = torch.randn_like(x)
+        noisy, target = level.sqrt() * x + (1 - level).sqrt() * noise, level.sqrt() * noise - (1 - level).sqrt() * x
+        # The fused kernel is slow backwards in bfloat16 on CPUs; with a few hundred keys the formula is as good.
+        with sdpa_kernel(SDPBackend.MATH):
+            embeddings = text(input_ids=_tokens(shelf, rows, rng)).last_hidden_state
+            out = net(noisy, embeddings, t, image_rotary_emb=_rope(x.shape[1])).sample
+        error = (out.float() - target).square().mean((1, 2, 3, 4))
+        high = error.detach()[t > 600].mean().nan_to_num(0.0)
+        return {"loss": error.mean(), "high": high}
+
+    return loss
+
+
+def _rope(frames: int) -> tuple[Tensor, Tensor]:
+    side = dit.SIZE // 8
+    head = dit.WIDTH // dit.HEADS
+    found: Any = get_3d_rotary_pos_embed(head, ((0, 0), (side, side)), (side, side), frames)
+    return found
+
+
+def _tokens(shelf: Shelf, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+    """One caption of each row, some of them left out, some with a capital, as the T5 tokenizer reads them."""
+    picked = shelf.get("tokens", rows).astype(np.int64)[np.arange(len(rows)), rng.integers(CAPTIONS, size=len(rows))]
+    texts = words.tokenizer().batch_decode(picked.tolist(), skip_special_tokens=True)
+    texts = [text.strip().capitalize() if rng.random() < CAPITALS else text.strip() for text in texts]
+    return torch.tensor(dit.encode(["" if rng.random() < DROP else text for text in texts]))

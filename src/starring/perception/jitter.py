@@ -1,0 +1,62 @@
+"""Colours and sides changed at random, differentiably: what an identity should survive."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue are (ITU-R BT.601)."""
+_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def jitter(
+    pixels: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    colour: float = 0.2,
+    hue: float = 0.05,
+    flip: bool = True,
+) -> Tensor:
+    """Brightness, contrast, saturation and hue of each picture changed a little, and half of them mirrored.
+
+    Args:
+        pixels: ``b 3 H W`` in [0, 1].
+        generator: a CPU generator gives the same changes on every device.
+        colour: brightness, contrast and saturation are multiplied by a factor in ``[1 - colour, 1 + colour]``.
+        hue: largest turn of the hue, as a share of the circle.
+        flip: mirror half of the pictures.
+
+    Returns:
+        ``b 3 H W`` in [0, 1], differentiable with respect to the pixels.
+    """
+    draws = torch.rand(len(pixels), 5, generator=generator).to(pixels.device)
+    factor = (1 + colour * (2 * draws[:, :3] - 1)).to(pixels)[:, :, None, None, None]
+    bright = pixels * factor[:, 0]
+    grey = _grey(bright)
+    middle = grey.mean((2, 3), keepdim=True)
+    contrasted = middle + factor[:, 1] * (bright - middle)
+    grey = _grey(contrasted)
+    coloured = grey + factor[:, 2] * (contrasted - grey)
+    turned = _turned(coloured, hue * (2 * draws[:, 3] - 1))
+    mirrored = (draws[:, 4] < 0.5) & flip
+    return torch.where(mirrored[:, None, None, None], turned.flip(-1), turned).clamp(0, 1)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    weight = torch.tensor(LUMA, device=pixels.device, dtype=pixels.dtype)[None, :, None, None]
+    return (pixels * weight).sum(1, keepdim=True)
+
+
+def _turned(pixels: Tensor, turns: Tensor) -> Tensor:
+    """The hue turned by shares of the circle, ``b``, from red to green: the chroma axes of YIQ turned the other way."""
+    to = torch.tensor(_YIQ, dtype=torch.float64)
+    angle = -2 * math.pi * turns.double().cpu()
+    turn = torch.zeros(len(turns), 3, 3, dtype=torch.float64)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
+    turn[:, 1, 2], turn[:, 2, 1] = -angle.sin(), angle.sin()
+    matrix = (torch.linalg.inv(to) @ turn @ to).to(pixels)
+    return torch.einsum("bij,bjhw->bihw", matrix, pixels)

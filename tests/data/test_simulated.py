@@ -1,0 +1,37 @@
+"""Simulated prompts: different, balanced, readable by the miniature."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from starring.data.simulated import MOST, simulated
+from starring.errors import StarringError
+from starring.miniature.words import tokenizer
+
+
+@pytest.mark.parametrize("word", ["woman", "teapot"])
+@pytest.mark.parametrize("world", ["photographs", "miniature"])
+def test_fifty_different_prompts_name_the_subject(word: str, world: str) -> None:
+    prompts = simulated(word, 50, world)
+    assert len(set(prompts)) == 50
+    assert all(prompt.startswith(f"a <*> {word} ") for prompt in prompts)
+    looks = Counter(prompt.rpartition(", ")[2] for prompt in prompts)
+    assert max(looks.values()) - min(looks.values()) <= 1
+    assert len(set(simulated(word, MOST, world))) == MOST
+
+
+def test_the_miniature_reads_all_of_them() -> None:
+    words = tokenizer()
+    for kind in ("dog", "car"):
+        for prompt in simulated(kind, 50, "miniature"):
+            plain = prompt.replace("<*> ", "").replace(",", "").split()
+            assert len(words(" ".join(plain), add_special_tokens=False).input_ids) == len(plain), prompt
+
+
+def test_what_cannot_be_had() -> None:
+    with pytest.raises(StarringError, match="photographs"):
+        simulated("dog", 5, "photograph")
+    with pytest.raises(StarringError, match=str(MOST)):
+        simulated("dog", MOST + 1)

@@ -1,0 +1,381 @@
+"""CustomVideoX: its equations against plain arithmetic, its two forms against each other, and what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import CogVideoXTransformer3DModel
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor
+
+from starring.backbones.base import Backbone, Reference
+from starring.backbones.cogvideox import CogVideoX
+from starring.backbones.positions import film_rows
+from starring.backbones.presets import load_backbone
+from starring.config import from_json, to_json
+from starring.errors import StarringError
+from starring.layers.attach import swap
+from starring.layers.branches import LowRank
+from starring.layers.reference import ReferenceAttention, View
+from starring.methods.base import Batch, Request
+from starring.methods.customvideox import CustomVideoX, CustomVideoXConfig
+from tests.methods import slow_customvideox as slow
+from tests.tiny import tiny_animatediff, tiny_cogvideox
+
+CONFIG = CustomVideoXConfig(rank=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_cogvideox(tmp_path_factory.mktemp("customvideox"))
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> Iterator[Backbone]:
+    backbone = load_backbone(folder)
+    weights = {k: v.clone() for part in backbone.parts() for k, v in part.state_dict().items()}
+    yield backbone
+    assert all(torch.equal(v, weights[k]) for part in backbone.parts() for k, v in part.state_dict().items())
+
+
+def made(backbone: Backbone, config: CustomVideoXConfig = CONFIG, seed: int = 9) -> CustomVideoX:
+    """A method somewhere away from its start."""
+    method, generator = CustomVideoX(backbone, config), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return method
+
+
+def latents(backbone: Backbone, frames: int = 9, batch: int = 1, seed: int = 3) -> Tensor:
+    shape = (batch, *backbone.latent_shape(frames, 32, 32))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def request_of(backbone: Backbone, seed: int = 5, **changes: Any) -> Request:
+    wanted = {
+        "prompt": "a red robot running on the beach", "entity": "robot", "reference": latents(backbone, 1, seed=4),
+        "sample": backbone.sample, "generator": torch.Generator().manual_seed(seed),
+    }  # fmt: skip
+    return Request(**(wanted | changes))
+
+
+def batch(backbone: Backbone, size: int = 2, seed: int = 0) -> Batch:
+    return Batch(
+        latents=latents(backbone, batch=size, seed=seed),
+        captions=["a red robot in the snow", "a dog on the beach"][:size],
+        references=latents(backbone, 1, size, seed=seed + 1),
+        entities=["robot", "dog"][:size],
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@pytest.mark.parametrize("form", ["joint", "cached"])
+@pytest.mark.parametrize(("time", "tokens"), [(None, None), (-0.6, None), (None, [2, 5]), (-0.6, [2, 5])])
+def test_a_layer_is_the_softmax_written_out(
+    tiny: Backbone, form: str, time: float | None, tokens: list[int] | None
+) -> None:
+    """Equations 4 to 8 in one layer: text, two frames of 16 video tokens, one reference frame."""
+    assert isinstance(tiny, CogVideoX)
+    method, site = made(tiny), tiny.sites("joint")["transformer_blocks.1.attn1"]
+    adapters: Any = method.adapters["transformer_blocks__1__attn1"]
+    generator = torch.Generator().manual_seed(1)
+    text, video, clean = (torch.randn(1, n, 32, generator=generator) for n in (6, 32, 16))
+    rows, own = tiny.rotary(3, 8, 8), {which: adapters[which] for which in ("to_q", "to_k", "to_v", "to_out")}
+    assert rows is not None
+    near, far = tuple(r[:32] for r in rows), tuple(r[32:] for r in rows)
+    view = View(
+        form=form, frames=2, time=None if time is None else torch.tensor(time), boost=0.7,
+        columns=None if tokens is None else torch.tensor(tokens), entity=None if tokens is None else torch.ones(1, 2),
+    )  # fmt: skip
+    current = [view]
+    attend, attn = ReferenceAttention("x", own, lambda: current[0], None), cast_any(site)
+    with torch.no_grad():
+        if form == "joint":
+            seen, words = attend(attn, torch.cat([video, clean], 1), text, image_rotary_emb=rows)
+        else:
+            current[0] = View(form="read", tape=view.tape)
+            attend(attn, clean, text[:, :1], image_rotary_emb=far)
+            current[0] = view
+            seen, words = attend(attn, video, text, image_rotary_emb=near)
+    arrays = [part[0].double().numpy() for part in (text, video, clean)]
+    expected = slow.attention(
+        attn, own, *arrays, rows, 2, time or 0.0, 0.7, 0.1, tokens, apart=form == "cached"
+    )  # fmt: skip
+    np.testing.assert_allclose(words[0].numpy(), expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seen[0, :32].numpy(), expected[1], rtol=1e-4, atol=1e-5)
+    if form == "joint":
+        np.testing.assert_allclose(seen[0, 32:].numpy(), expected[2], rtol=1e-4, atol=1e-5)
+
+
+def cast_any(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [(0.0, 0.0997), (0.1, 0.0), (-0.1, 0.0), (0.2, -0.291), (0.28, -0.594), (0.4, -0.905), (0.6, -0.998), (1.0, -1.0)],
+)
+def test_the_bias_over_time_is_equations_6_and_7(tiny: Backbone, x: float, expected: float) -> None:
+    t = torch.tensor((x + 1) / 2 * 999)
+    found = float(CustomVideoX(tiny, CONFIG).bias(tiny, t))
+    assert found == pytest.approx(expected, abs=2e-3)
+    assert found == pytest.approx(slow.tab(float(t)), abs=1e-6)
+
+
+def test_the_biases_options(tiny: Backbone) -> None:
+    ends, middle = torch.tensor([0, 999]), torch.tensor(499.5)
+
+    def bias(t: Tensor, **changes: Any) -> list[float]:
+        return CustomVideoX(tiny, replace(CONFIG, **changes)).bias(tiny, t).reshape(-1).tolist()
+
+    assert bias(ends, tab_squash="none") == pytest.approx([-9.9, -9.9])
+    assert bias(ends, tab_flipped=True) == pytest.approx([0.0997, 0.0997], abs=1e-4)
+    assert bias(middle, tab_flipped=True) == pytest.approx([-1.0], abs=1e-4)
+    assert bias(ends, tab_scale=3.0) == pytest.approx([-3.0, -3.0], abs=1e-4)
+
+
+class Dense:
+    """Joint attention by one masked kernel, in which reference queries see the reference only."""
+
+    def __init__(self, own: int) -> None:
+        self.own = own
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Any = None,
+        image_rotary_emb: Any = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        words, x = encoder_hidden_states.shape[1], torch.cat([encoder_hidden_states, hidden_states], 1)
+        q, k, v = (
+            layer(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for layer in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        for part in (q, k):
+            part[:, :, words:] = apply_rotary_emb(part[:, :, words:], image_rotary_emb)
+        mask = torch.zeros(x.shape[1], x.shape[1])
+        mask[-self.own :, : -self.own] = -torch.inf
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        out = attn.to_out[0](out)
+        return out[:, words:], out[:, :words]
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_the_cached_form_is_the_joint_one_with_a_mask(tiny: Backbone, pictures: int) -> None:
+    x, clean = latents(tiny, batch=2), latents(tiny, 1).repeat(1, 1, pictures, 1, 1)
+    clean = clean + torch.arange(pictures).view(1, 1, -1, 1, 1)
+    method = CustomVideoX(tiny, replace(CONFIG, form="cached", tab=False, erae=False))
+    with torch.no_grad():
+        text = tiny.encode_text(["", "a red robot"])
+        with method.attached(tiny):
+            ours = method.predict(tiny, x, torch.tensor(300), text, request_of(tiny, reference=clean))
+        with swap(tiny.sites("joint"), lambda *_: Dense(16 * pictures)):
+            theirs = tiny.predict(x, 300, text, Reference(latents=clean, t=0))
+        plain = tiny.predict(x, 300, text)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert (ours - plain).abs().max() > 1e-3
+
+
+def test_the_reference_is_read_once_for_a_film(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, ...]] = []
+    forward = type(tiny.denoiser).forward
+
+    def watched(self: Any, **kwargs: Any) -> Any:
+        calls.append(tuple(kwargs["hidden_states"].shape))
+        return forward(self, **kwargs)
+
+    monkeypatch.setattr(type(tiny.denoiser), "forward", watched)
+    for form, expected in (("cached", [(1, 1), *[(2, 3)] * 3]), ("joint", [(2, 4)] * 3)):
+        calls.clear()
+        made(tiny, replace(CONFIG, form=form)).generate(tiny, request_of(tiny))
+        assert [call[:2] for call in calls] == expected
+
+
+def test_the_adapter_of_cogvideox_5b_has_the_papers_size() -> None:
+    with torch.device("meta"):
+        net = CogVideoXTransformer3DModel(num_attention_heads=48, num_layers=42, use_rotary_positional_embeddings=True)
+    backbone = CogVideoX.__new__(CogVideoX)
+    backbone.denoiser, backbone.name, backbone.family = net, "cogvideox-5b", "cogvideox"
+    method = CustomVideoX(backbone)
+    assert sum(p.numel() for p in method.parameters()) == 132_120_576
+    per_layer = 2 * 1350 * 3072 * 2  # keys and values of one 480x720 picture in half precision
+    assert per_layer * len(backbone.sites("joint")) / 2**30 == pytest.approx(0.65, abs=0.005)
+
+
+@pytest.mark.slow
+def test_a_block_of_5b_width_in_both_forms_agrees_with_the_dense_mask() -> None:
+    """One block, 3072 wide with 48 heads, random weights; both biases on."""
+    torch.manual_seed(0)
+    net = CogVideoXTransformer3DModel(
+        num_attention_heads=48, num_layers=1, use_rotary_positional_embeddings=True, text_embed_dim=64,
+        time_embed_dim=64, sample_width=12, sample_height=8, max_text_seq_length=6,
+    ).eval()  # fmt: skip
+    site: Any = net.transformer_blocks[0].attn1
+    layers = {"to_q": site.to_q, "to_k": site.to_k, "to_v": site.to_v, "to_out": site.to_out[0]}
+    own = {name: LowRank.beside(layer, 128) for name, layer in layers.items()}
+    for adapter in own.values():
+        torch.nn.init.normal_(adapter.up.weight, std=0.02)
+    rows = film_rows(net.config, 3, 8, 12, torch.device("cpu"))
+    text, video, clean = (torch.randn(1, n, 3072) for n in (6, 48, 24))
+    view = View(
+        form="joint", frames=2, time=torch.tensor(-0.4), boost=0.5, columns=torch.tensor([2]), entity=torch.ones(1, 1)
+    )
+    for form in ("joint", "cached"):
+        current = [replace(view, form="read" if form == "cached" else form)]
+        with torch.no_grad():
+            attend = ReferenceAttention("x", own, lambda now=current: now[0], None)
+            if form == "cached":
+                attend(site, clean, text[:, :1], image_rotary_emb=(rows[0][48:], rows[1][48:]))
+                current[0] = replace(view, form="cached")
+                seen, _ = attend(site, video, text, image_rotary_emb=(rows[0][:48], rows[1][:48]))
+            else:
+                seen, _ = attend(site, torch.cat([video, clean], 1), text, image_rotary_emb=rows)
+        arrays = [part[0].double().numpy() for part in (text, video, clean)]
+        expected = slow.attention(site, own, *arrays, rows, 2, -0.4, 0.5, 0.1, [2], apart=form == "cached")[1]
+        assert np.abs(seen[0, :48].numpy() - expected).max() < 1e-4
+
+
+def test_without_a_reference_nothing_changes(tiny: Backbone) -> None:
+    x = latents(tiny)
+    with torch.no_grad():
+        text = tiny.encode_text("a dog")
+        before, hooks = tiny.predict(x, 500, text), [len(m._forward_hooks) for m in tiny.denoiser.modules()]
+        method = made(tiny)
+        with method.attached(tiny):
+            assert torch.equal(method.predict(tiny, x, torch.tensor(500), text), before)
+            method.predict(tiny, x, torch.tensor(500), text, request_of(tiny, prompt="a robot", entity=""))
+        assert torch.equal(tiny.predict(x, 500, text), before)
+    assert [len(m._forward_hooks) for m in tiny.denoiser.modules()] == hooks
+
+
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_gradients_reach_all_adapters_that_anything_reads(tiny: Backbone, form: str) -> None:
+    """What the last layer makes of the reference's own queries is dropped with the reference."""
+    method = made(tiny, replace(CONFIG, form=form))
+    method.loss(tiny, batch(tiny), 0.0).total.backward()
+    silent = {name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()}
+    assert {name.split(".")[1:3][0] for name in silent} == {"transformer_blocks__1__attn1"}
+    assert {name.split(".")[2] for name in silent} == {"to_q", "to_out"}
+    assert all(p.grad is None for part in tiny.parts() for p in part.parameters())
+
+
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_gradients_are_the_same_when_checkpointed(folder: Path, form: str) -> None:
+    backbone = load_backbone(folder)
+    method = made(backbone, replace(CONFIG, form=form, bias_in_training=True))
+
+    def gradients() -> dict[str, Tensor]:
+        method.zero_grad(set_to_none=True)
+        with method.attached(backbone):
+            method.loss(backbone, batch(backbone), 0.0).total.backward()
+        return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+
+    plain = gradients()
+    backbone.save_memory(checkpointing=True)
+    again = gradients()
+    assert plain.keys() == again.keys()
+    for name, grad in plain.items():
+        torch.testing.assert_close(again[name], grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_the_loss_falls_in_twenty_steps(tiny: Backbone, form: str) -> None:
+    method = CustomVideoX(tiny, replace(CONFIG, form=form))
+    optimizer = torch.optim.AdamW(method.learns("adapter"), lr=3e-2)
+    values: list[float] = []
+    with method.attached(tiny) if form == "joint" else nullcontext():
+        for _ in range(20):
+            optimizer.zero_grad()
+            losses = method.loss(tiny, batch(tiny), 0.0)
+            losses.total.backward()
+            optimizer.step()
+            values.append(float(losses.total.detach()))
+    assert values[-1] < values[0]
+
+
+def test_the_loss_is_the_velocitys_and_a_function_of_its_seed(tiny: Backbone) -> None:
+    method, sample = made(tiny, replace(CONFIG, text_dropout=0.0, reference_dropout=0.0)), batch(tiny, 1)
+    loss = method.loss(tiny, sample, 0.0).total.detach()
+    generator = torch.Generator().manual_seed(0)
+    noise, t = torch.randn(sample.latents.shape, generator=generator), torch.randint(1000, (1,), generator=generator)
+    a = tiny.scheduler().alphas_cumprod.float()[t]
+    noisy, target = (
+        a.sqrt() * sample.latents + (1 - a).sqrt() * noise,
+        a.sqrt() * noise - (1 - a).sqrt() * sample.latents,
+    )
+    with method.attached(tiny), torch.no_grad():
+        wanted = request_of(tiny, reference=sample.references, entity="")
+        method.config = replace(method.config, tab=False)
+        out = method.predict(tiny, noisy, t, tiny.encode_text(sample.captions), wanted)
+    torch.testing.assert_close(loss, (out - target).square().mean(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(method.loss(tiny, batch(tiny, 1), 0.0).total, loss)
+    assert not torch.equal(method.loss(tiny, batch(tiny, 1, seed=1), 0.0).total, loss)
+
+
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_saved_and_loaded_it_makes_the_same_film(tiny: Backbone, form: str) -> None:
+    method = made(tiny, replace(CONFIG, form=form))
+    film = method.generate(tiny, request_of(tiny))
+    again = CustomVideoX(tiny, from_json(CustomVideoXConfig, to_json(method.config)))
+    again.load_state_dict(method.state_dict())
+    assert torch.equal(again.generate(tiny, request_of(tiny)), film)
+    assert not torch.equal(again.generate(tiny, request_of(tiny, seed=6)), film)
+    for part in ("reference", "entity"):
+        other = {"reference": latents(tiny, 1, seed=8), "entity": "beach"}[part]
+        assert not torch.equal(again.generate(tiny, request_of(tiny, **{part: other})), film)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tab": False}, {"erae": False}, {"erae_map": "text", "erae_threshold": 0.0}, {"product": True},
+        {"erae_map": "joint", "erae_threshold": 0.02}, {"place": "after"}, {"clean_time": False}, {"everywhere": True},
+        {"tab_queries": "all"}, {"guided": "positive"}, {"form": "cached"},
+    ],
+)  # fmt: skip
+def test_every_option_changes_the_film(tiny: Backbone, changes: dict[str, Any]) -> None:
+    plain = made(tiny).generate(tiny, request_of(tiny))
+    film = made(tiny, replace(CONFIG, **changes)).generate(tiny, request_of(tiny))
+    assert torch.isfinite(film).all()
+    assert (film - plain).abs().max() > 1e-5
+
+
+def test_an_entity_that_the_prompt_lacks_is_refused_with_its_words(tiny: Backbone) -> None:
+    with pytest.raises(StarringError, match=r"'cat' is not in the prompt.*a, red, robot, running, on, the, beach"):
+        made(tiny).generate(tiny, request_of(tiny, entity="cat"))
+
+
+def test_an_entity_is_found_however_it_is_written(tiny: Backbone) -> None:
+    method = CustomVideoX(tiny, CONFIG)
+    text = tiny.encode_text(["", "a <*> robot and a robot"])
+    found = method._entity(tiny, text, ["Robot", "Robot"], "a robot")
+    assert found is not None
+    pieces = [tiny.tokenizer.convert_ids_to_tokens(int(text.ids[1, place])) for place in found[0]]
+    assert pieces == ["▁robot", "▁robot"]
+    assert found[1].tolist() == [[0, 0], [1, 1]]
+
+
+def test_bad_input_is_refused_in_words(tiny: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(StarringError, match="--reference"):
+        made(tiny).generate(tiny, request_of(tiny, reference=None))
+    with pytest.raises(StarringError, match="pairs"):
+        CustomVideoX(tiny, CONFIG).loss(tiny, replace(batch(tiny), references=None), 0.0)
+    with pytest.raises(StarringError, match="stage"):
+        list(CustomVideoX(tiny, CONFIG).learns("tokens"))
+    with pytest.raises(StarringError, match="no 'joint' sites"):
+        CustomVideoX(load_backbone(tiny_animatediff(tmp_path)), CONFIG)
+    for wrong in (
+        {"form": "jiont"},
+        {"rank": 0},
+        {"form": "cached", "clean_time": False},
+        {"product": True, "tab": False},
+    ):
+        with pytest.raises(StarringError):
+            CustomVideoXConfig(**wrong)
