@@ -2,11 +2,15 @@
 
 The rows are data that a method declares (:attr:`starring.methods.base.Method.ablation`): options, sampling and reward,
 none of which changes what was learned. All rows share prompts, seeds and initial noise, so they are compared in pairs.
+
+The films of a subject and their scores are kept in its run, in a ledger of their own. So several processes can make one
+table in one folder, each with other subjects; the call with all of them then finds everything made.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,25 +22,29 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Recipe, Reward, Sample, to_json
 from starring.data import prompts as suites
-from starring.data.files import write_text
+from starring.data.files import write_json, write_text
 from starring.data.masks import Segmenter
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.evaluate.page import png, strip
-from starring.evaluate.shots import Ledger, Order, Shot, Studio, unrolled
+from starring.evaluate.shots import RESULTS, Ledger, Order, Shot, Studio, unrolled
 from starring.evaluate.wishes import Task, default_suite, find_judge, settings_of, tasks_of
 from starring.generate import Progress as FilmProgress
 from starring.learn import Progress as LearnProgress
 from starring.learn import learn, resume
-from starring.methods import METHODS, build, find
+from starring.methods import METHODS, build, find, recipe_for
 from starring.metrics.report import Picture, Report, Section, html
 from starring.metrics.statistics import Estimate, estimate, one_protocol
 from starring.metrics.suite import METRICS, Judge
-from starring.metrics.table import Table, plus_minus
+from starring.metrics.table import Table, as_markdown, plus_minus
 from starring.perception.encoders import ImageEncoder
 from starring.reward import Eyes, eyes_for, options_of
 from starring.run import Run
 
+VERSION = 1
+"""Of the results' layout."""
+FILMS = "ablation"
+"""Where a subject's films are, in its run."""
 SHOWN = ("clip_t", "clip_i", "dino_i")
 """The scores of the paper's table, in its order."""
 
@@ -77,11 +85,12 @@ class Ablation:
     """What came out."""
 
     folder: Path
-    """Holds everything: ``runs/``, ``films/``, ``results.json``, ``table.md``, ``report.html``."""
+    """Holds everything: ``runs/`` with a subject's films in each, ``results.json``, ``table.md``, ``report.html``."""
     rows: tuple[Row, ...]
     """The first is the baseline."""
     scores: Mapping[str, Mapping[str, Estimate]]
-    """Mean and standard error over subjects, prompts and seeds, by row and score."""
+    """Mean and standard error by row and score. The error is that of the subjects' means, since films of one subject
+    depend on each other; of a single subject, that of its films."""
     gains: Mapping[str, Mapping[str, Estimate]]
     """The same of the difference from the baseline's film of equal subject, prompt and seed."""
     tables: tuple[Table, Table]
@@ -96,11 +105,18 @@ class Ablation:
     """``report.html``."""
 
 
-def rows_of(method: str) -> tuple[Row, ...]:
+def rows_of(
+    method: str, recipe: Recipe | None = None, reward: Reward | Mapping[str, Any] | bool = True
+) -> tuple[Row, ...]:
     """The component table that a method declares.
 
+    Args:
+        method: its name.
+        recipe: has the reward's defaults.
+        reward: of the rows that have one: the defaults, or other options.
+
     Raises:
-        StarringError: for an unknown method, and for one that declares none.
+        StarringError: for an unknown method, for one that declares none, and for an unknown option of a reward.
     """
     declared = find(method).ablation
     if not declared:
@@ -109,7 +125,7 @@ def rows_of(method: str) -> tuple[Row, ...]:
     return tuple(
         Row(
             name=name, options=changes.get("options", {}), sample=changes.get("sample", {}),
-            reward=options_of(changes.get("reward", False)),
+            reward=options_of(reward, recipe.reward if recipe else None) if changes.get("reward") else None,
         )
         for name, changes in declared.items()
     )  # fmt: skip
@@ -124,7 +140,8 @@ def ablate(
 ) -> Ablation:  # fmt: skip
     """Learn subjects and film them with every combination of components that is a row.
 
-    Runs, films and scores are kept by what they depend on: the same call goes on where it was stopped.
+    Runs, films and scores are kept by what they depend on: the same call goes on where it was stopped. Processes with
+    different subjects may share a folder, and the call with all subjects then only makes the table.
 
     Args:
         method: a key of ``METHODS``.
@@ -146,7 +163,7 @@ def ablate(
         Interrupted: on Ctrl-C; everything done so far is kept.
         OSError: if the disk is full; everything done so far is kept.
     """
-    chosen = tuple(rows) if rows is not None else rows_of(method)
+    chosen = tuple(rows) if rows is not None else rows_of(method)  # told before anything is loaded
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names):
         raise StarringError(
@@ -155,7 +172,10 @@ def ablate(
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise StarringError(f"Seeds must be different whole numbers from 0, at least one; not {list(seeds)}.")
     settings, home = settings_of(sample), Path(folder).expanduser()
-    ledger, backbone, tell = Ledger.open(home), backbone or load_backbone(), on_progress or _nobody
+    _check_results(home)
+    backbone, tell = backbone or load_backbone(), on_progress or _nobody
+    if rows is None:
+        chosen = rows_of(method, recipe or recipe_for(method, backbone))
     runs = [_learned(home / "runs", method, subject, backbone, recipe, segmenter, tell) for subject in subjects]
     given = dict(zip([run.name for run in runs], subjects, strict=True))
     tasks = tasks_of(runs, suite if suite is not None else _own_suite(method, runs[0]), given, names)
@@ -165,14 +185,30 @@ def ablate(
         if any(row.reward is not None for row in chosen)
     }
     scorer = find_judge(judge, runs[0], backbone)
+    ledgers = {run.name: Ledger.open(run.folder / FILMS) for run in runs}
     orders = [
         (row, task, order)
         for task in tasks
         for row in chosen
         for order in _orders(row, task, backbone, settings, seeds, looking.get(task.run.name))
     ]
-    shots = _filmed(orders, chosen, backbone, ledger, scorer, tell)
-    return _told(method, chosen, tasks, shots, ledger, scorer)
+    shots = _filmed(orders, chosen, backbone, ledgers, scorer, tell)
+    return _told(method, chosen, tasks, shots, home, scorer)
+
+
+def _check_results(home: Path) -> None:
+    """Refuse to write over a file that is no component table.
+
+    Raises:
+        StarringError: if there is one.
+    """
+    path = home / RESULTS
+    try:
+        ours = not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["version"] == VERSION
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise StarringError(f"{path} holds no component table of this layout. Move it away, then try again.")
 
 
 def _learned(
@@ -233,8 +269,8 @@ def _orders(
 
 
 def _filmed(
-    orders: Sequence[tuple[Row, Task, Order]], rows: Sequence[Row], backbone: Backbone, ledger: Ledger, judge: Judge,
-    tell: OnProgress,
+    orders: Sequence[tuple[Row, Task, Order]], rows: Sequence[Row], backbone: Backbone,
+    ledgers: Mapping[str, Ledger], judge: Judge, tell: OnProgress,
 ) -> dict[str, list[Shot]]:  # fmt: skip
     """Every film, by row; from memory as far as possible.
 
@@ -248,20 +284,19 @@ def _filmed(
         if film.done is None:
             tell(Progress(part="film", done=done + film.step / film.steps, total=len(orders), what=now))
 
-    studio = Studio(ledger, judge, step)
+    studios = {name: Studio(ledger, judge, step) for name, ledger in ledgers.items()}
     references = {
         task.run.name: judge.references(task.subject.images) for task in {id(t): t for _, t, _ in orders}.values()
     }
     try:
         for row, task, order in orders:
             now = f"{row.name}, {task.label}: {order.prompt}"
-            shots[row.name].append(studio.shot(order, backbone, references[task.run.name]))
+            shots[row.name].append(studios[task.run.name].shot(order, backbone, references[task.run.name]))
             done += 1
             tell(Progress(part="film", done=done, total=len(orders), what=now))
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"Stopped after {done} of {len(orders)} films, which are kept in {ledger.folder}. The same command goes on"
-            " from there."
+            f"Stopped after {done} of {len(orders)} films, which are kept. The same command goes on from there."
         ) from error
     return shots
 
@@ -271,36 +306,47 @@ def _told(
     rows: tuple[Row, ...],
     tasks: Sequence[Task],
     shots: dict[str, list[Shot]],
-    ledger: Ledger,
+    home: Path,
     judge: Judge,
 ) -> Ablation:
     """Write results, table and report."""
     baseline = shots[rows[0].name]
     for key in SHOWN:
         one_protocol([shot.scores[key] for films in shots.values() for shot in films])
-    scores = {
-        name: {key: estimate([s.scores[key].value for s in films]) for key in SHOWN} for name, films in shots.items()
-    }
+    scores = {name: {key: _mean(films, key) for key in SHOWN} for name, films in shots.items()}
     gains = {
-        name: {
-            key: estimate([s.scores[key].value - b.scores[key].value for s, b in zip(films, baseline, strict=True)])
-            for key in SHOWN
-        }
+        name: {key: _mean(films, key, baseline) for key in SHOWN}
         for name, films in shots.items()
         if films is not baseline
     }
-    count = f"{len(tasks)} subjects, {len(tasks[0].prompts)} prompts, {len({s.seed for s in baseline})} seeds"
+    over = "subjects" if len(tasks) > 1 else "films"
+    numbers = {"subject": len(tasks), "prompt": len(tasks[0].prompts), "seed": len({s.seed for s in baseline})}
+    count = ", ".join(f"{number} {what}{'s' if number > 1 else ''}" for what, number in numbers.items())
     tables = (
-        _table(f"The components of {find(method).title.split(':')[0]}", scores, f"Mean ± one standard error; {count}."),
+        _table(
+            f"The components of {find(method).title.split(':')[0]}",
+            scores,
+            f"Mean ± one standard error over {over}; {count}.",
+        ),
         _table(f"Difference from {rows[0].name}", gains, "Of films with equal subject, prompt and seed."),
     )
-    results = ledger.save(
+    results, markdown, report = home / RESULTS, home / "table.md", home / "report.html"
+    films = {
+        name: [
+            {"subject": s.run, "prompt": s.prompt, "seed": s.seed, "seconds": s.seconds,
+             "scores": {key: s.scores[key].value for key in SHOWN}}
+            for s in each
+        ]
+        for name, each in shots.items()
+    }  # fmt: skip
+    write_json(
+        results,
         {
-            "method": method, "rows": [to_json(row) for row in rows], "subjects": [task.label for task in tasks],
-            "estimates": to_json(scores), "gains": to_json(gains), "judge": judge.protocol,
-        }
+            "version": VERSION, "method": method, "rows": [to_json(row) for row in rows],
+            "subjects": [task.label for task in tasks], "estimates": to_json(scores), "gains": to_json(gains),
+            "judge": judge.protocol, "films": films,
+        },
     )  # fmt: skip
-    markdown, report = ledger.folder / "table.md", ledger.folder / "report.html"
     write_text(markdown, "\n\n".join(as_markdown(table) for table in tables) + "\n")
     page = Report(
         title=tables[0].title, lead=f"{count}: {sum(map(len, shots.values()))} films.", rows=(), tables=tables,
@@ -308,9 +354,19 @@ def _told(
     )  # fmt: skip
     write_text(report, html(page))
     return Ablation(
-        folder=ledger.folder, rows=rows, scores=scores, gains=gains, tables=tables, shots=shots, results=results,
+        folder=home, rows=rows, scores=scores, gains=gains, tables=tables, shots=shots, results=results,
         markdown=markdown, report=report,
     )  # fmt: skip
+
+
+def _mean(films: Sequence[Shot], key: str, baseline: Sequence[Shot] = ()) -> Estimate:
+    """A score, or its difference from the baseline's films in the same order: mean over each subject, then over all."""
+    values: dict[str, list[float]] = {}
+    for i, shot in enumerate(films):
+        base = baseline[i].scores[key].value if baseline else 0.0
+        values.setdefault(shot.run, []).append(shot.scores[key].value - base)
+    subjects = list(values.values())
+    return estimate(subjects[0] if len(subjects) == 1 else [estimate(each).mean for each in subjects])
 
 
 def _table(title: str, numbers: Mapping[str, Mapping[str, Estimate]], note: str) -> Table:
@@ -319,13 +375,6 @@ def _table(title: str, numbers: Mapping[str, Mapping[str, Estimate]], note: str)
     ]
     columns = ("row", *(METRICS[key].title for key in SHOWN))
     return Table(title=title, columns=columns, rows=tuple(cells), notes=(note,))
-
-
-def as_markdown(table: Table) -> str:
-    """A table as Markdown, with title and notes."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return "\n\n".join([f"**{table.title}**", body, *table.notes])
 
 
 def _sections(tasks: Sequence[Task], shots: Mapping[str, list[Shot]]) -> list[Section]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from starring.evaluate.ask import Evaluation, Progress, evaluate
+from starring.evaluate.contest import contest, read_subjects
 from starring.evaluate.shots import Shot
+from starring.evaluate.validation import Films, Plan
 
-__all__ = ["Evaluation", "Progress", "Shot", "evaluate"]
+__all__ = ["Evaluation", "Films", "Plan", "Progress", "Shot", "contest", "evaluate", "read_subjects"]

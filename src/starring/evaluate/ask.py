@@ -33,6 +33,8 @@ Renders = Mapping[str, Sequence[tuple[str, Tensor]]]
 """Real films of each run's subject, by the run's name: a prompt and pixels ``3 F H W`` in [-1, 1]."""
 Origin = tuple[tuple[str, str], ...]
 """What a backbone is loaded with, in a form that can be a key."""
+Loader = Callable[[Mapping[str, str]], Backbone]
+"""Loads a backbone from the arguments of ``load_backbone``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,8 @@ class Evaluation:
     """``results.json``."""
     report: Path
     """``report.html``, one file that shows everything."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Run -> what it is averaged with, by default its method."""
 
 
 def evaluate(
@@ -84,8 +88,8 @@ def evaluate(
     sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
     judge: Judge | str | None = None, protocol: str | None = None, eyes: Mapping[str, str] | None = None,
     real: str | Path | None = None, subjects: Mapping[str, Subject] | None = None, renders: Renders | None = None,
-    labels: Sequence[str] | None = None, folder: str | Path | None = None, title: str | None = None,
-    sections: Sequence[Section] = (), on_progress: Callable[[Progress], None] | None = None,
+    load: Loader | None = None, labels: Sequence[str] | None = None, folder: str | Path | None = None,
+    title: str | None = None, sections: Sequence[Section] = (), on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:  # fmt: skip
     """Film a suite of prompts with and without what runs have learned, and score all films.
 
@@ -109,6 +113,7 @@ def evaluate(
         real: a folder of real films for FVD, which needs ``eyes={"films": "i3d_torchscript.pt"}``.
         subjects: the photographs by the run's name, where the run's own folder is gone.
         renders: real films of the subjects, which then are the ceiling instead of the photographs.
+        load: loads the runs' own backbones; says where they compute.
         labels: one for each run: runs of one label are averaged; the method's name by default.
         folder: where films, results and report go; in the run by default, beside the runs for several.
         title: the report's heading.
@@ -127,15 +132,24 @@ def evaluate(
     settings = settings_of(sample)
     chosen = find_judge(judge, opened[0], backbone, protocol, eyes)
     if real is not None:
-        real_films(real)
-        if chosen.films is None:
-            raise StarringError(
-                "FVD needs a video network by path: eyes films=i3d_torchscript.pt (StyleGAN-V's export)."
-            )
+        require_real(real, chosen)
     ledger = Ledger.open(home_of(opened, suite, folder))
-    wish = Wish(seeds=seeds, backbone=backbone, sample=settings, correlation=correlation, renders=renders or {})
+    wish = Wish(
+        seeds=seeds, backbone=backbone, sample=settings, correlation=correlation, renders=renders or {}, load=load
+    )
     found = carried_out(tasks, wish, chosen, ledger, on_progress)
     return told(tasks, found, chosen, ledger, title or _title(tasks), sections, real)
+
+
+def require_real(real: str | Path, judge: Judge) -> None:
+    """Refuse to promise an FVD without real films or without a network that encodes films.
+
+    Raises:
+        StarringError: in that case.
+    """
+    real_films(real)
+    if judge.films is None:
+        raise StarringError("FVD needs a video network by path: eyes films=i3d_torchscript.pt (StyleGAN-V's export).")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -152,6 +166,8 @@ class Wish:
     """Instead of each run's own."""
     renders: Renders
     """Real films, by the run's name."""
+    load: Loader | None = None
+    """Instead of ``load_backbone``."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -174,15 +190,15 @@ def carried_out(
     Raises:
         Interrupted: on Ctrl-C; everything done so far is kept.
     """
-    watch = _Watch(total=2 * len(wish.seeds) * sum(len(task.prompts) for task in tasks), tell=on_progress)
+    watch = Watch(total=2 * len(wish.seeds) * sum(len(task.prompts) for task in tasks), tell=on_progress)
     studio = Studio(ledger, judge, watch.step)
     found = Found()
     loaded: dict[Origin, Backbone] = {}
     try:
         for task in tasks:
-            backbone = _backbone(wish.backbone, task.run, loaded)
+            backbone = backbone_of(wish, task.run, loaded)
             references = judge.references(task.subject.images)
-            orders = _orders(task, backbone, wish)
+            orders = orders_of(task, backbone, wish)
             films = wish.renders.get(task.run.name, ())
             ceilings = _ceilings(judge, task, references, films, orders[0].sample.fps)
             if not ceilings and len(references) == 1:
@@ -223,22 +239,25 @@ def told(
     write_text(report, html(page(title, rows, subjects, found.shots, notes, sections, together.tables())))
     return Evaluation(
         folder=ledger.folder, rows=rows, table=as_table(rows, title, notes), shots=found.shots, notes=notes,
-        board=together, results=results, report=report,
+        board=together, results=results, report=report, labels={task.run.name: task.label for task in tasks},
     )  # fmt: skip
 
 
-class _Watch:
+class Watch:
     """Counts films and tells about steps."""
 
     def __init__(self, total: int, tell: Callable[[Progress], None] | None) -> None:
+        """So many films; ``tell`` is told."""
         self.done, self.total, self.tell, self.steps = 0, total, tell, 0
 
     def step(self, run: str, film: FilmProgress) -> None:
+        """A denoising step of a film of ``run`` is done."""
         if self.tell is not None and film.done is None:
             what = f"{run}: {film.prompt}"
             self.tell(Progress(done=self.done, total=self.total, step=film.step, steps=film.steps, what=what))
 
     def count(self, shot: Shot) -> Shot:
+        """A film is done."""
         self.done += 1
         if self.tell is not None:
             what = f"{shot.run}: {shot.prompt}"
@@ -246,19 +265,20 @@ class _Watch:
         return shot
 
 
-def _backbone(given: Backbone | str | Path | None, run: Run, loaded: dict[Origin, Backbone]) -> Backbone:
+def backbone_of(wish: Wish, run: Run, loaded: dict[Origin, Backbone]) -> Backbone:
     """The given backbone or the run's own, loaded once for all runs that share it."""
+    given = wish.backbone
     if isinstance(given, Backbone):
         return given
     origin = run.record.origin if given is None else {"name_or_path": str(given)}
     key = tuple(sorted(origin.items()))
     if key not in loaded:
         loaded.clear()  # one at a time: a real one fills the memory
-        loaded[key] = load_backbone(**origin)
+        loaded[key] = wish.load(origin) if wish.load is not None else load_backbone(**origin)
     return loaded[key]
 
 
-def _orders(task: Task, backbone: Backbone, wish: Wish) -> list[Order]:
+def orders_of(task: Task, backbone: Backbone, wish: Wish) -> list[Order]:
     """For every prompt and seed the customized film and the floor."""
     recipe, sample = task.run.record.recipe, wish.sample
     if not isinstance(sample, Sample):

@@ -106,16 +106,30 @@ def judged(
 
 def by_method(tasks: Sequence[Task], shots: Sequence[Shot]) -> dict[str, Films]:
     """Every method's films, and those without, by subject, prompt and seed."""
-    whose = {task.run.name: task for task in tasks}
+    whose, floors = {task.run.name: task for task in tasks}, floors_of(tasks, shots)
     found: dict[str, dict[tuple[str, str, int], Mapping[str, object]]] = {}
     for shot in shots:
         task = whose[shot.run]
         record = task.run.record.subject
         subject = f"{record.name} {short(' '.join(sorted(record.digests.values())))}"
-        films = found.setdefault(task.label if shot.customized else PLAIN, {})
+        films = found.setdefault(task.label if shot.customized else floors[shot.setting], {})
         films[subject, shot.prompt, shot.seed] = shot.scores
-    plain = found.pop(PLAIN, {})
-    return {**found, PLAIN: plain}  # pyright: ignore[reportReturnType]
+    last = {name: found.pop(name, {}) for name in floors.values()}
+    return {**found, **last}  # pyright: ignore[reportReturnType]
+
+
+def floors_of(tasks: Sequence[Task], shots: Sequence[Shot]) -> dict[str, str]:
+    """What films without customization are called, by their setting.
+
+    Methods on different backbones, or with noise of their own, have different floors, which are not taken for one.
+    """
+    whose = {task.run.name: task.label for task in tasks}
+    settings: dict[str, dict[str, None]] = {}
+    for shot in shots:
+        settings.setdefault(shot.setting, {})[whose[shot.run]] = None
+    if len(settings) < 2:
+        return dict.fromkeys(settings, PLAIN)
+    return {setting: f"{PLAIN} ({', '.join(labels)})" for setting, labels in settings.items()}
 
 
 def distances_of(
@@ -138,10 +152,10 @@ def distances_of(
         return {}, [f"There is no FVD: {wrong} as those that were made. Cut and resample them first."]
     protocol = f"frechet; {judge.films.protocol}; {count} frames at {fps:g} fps, not compressed against decoded"
     known = torch.stack([_features(judge, ledger, pixels) for pixels in films])
-    whose = {task.run.name: task.label for task in tasks}
+    whose, floors = {task.run.name: task.label for task in tasks}, floors_of(tasks, shots)
     sets: dict[str, list[Tensor]] = {}
     for shot in shots:
-        name = whose[shot.run] if shot.customized else PLAIN
+        name = whose[shot.run] if shot.customized else floors[shot.setting]
         sets.setdefault(name, []).append(_features(judge, ledger, as_pixels(shot.load())))
     found = {name: fvd(torch.stack(rows), known, protocol) for name, rows in sets.items() if len(rows) > 1}
     warnings = [f"FVD of {name}: {each.warning}" for name, each in found.items() if each.warning]

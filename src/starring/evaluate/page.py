@@ -74,10 +74,11 @@ def _chapter(run: Run, subject: Subject, shots: Sequence[Shot]) -> Chapter:
     ]
     told = f"{method.upper()}, {word or 'no class word'}, on {run.record.recipe.backbone}."
     about = f"{told} The photographs it learned from:"
-    return Chapter(name=run.name, about=about, references=[_photograph(image) for image in subject.images], pairs=pairs)
+    return Chapter(name=run.name, about=about, references=[photograph(image) for image in subject.images], pairs=pairs)
 
 
-def _photograph(image: Image.Image) -> Picture:
+def photograph(image: Image.Image) -> Picture:
+    """A photograph as a page shows it: small."""
     small = max(image.size) < SMALL
     shown = image.copy()
     shown.thumbnail((2 * SIDE, 2 * SIDE), Image.Resampling.LANCZOS)

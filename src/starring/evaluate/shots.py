@@ -58,6 +58,14 @@ class Order:
     eyes: Eyes | None = None
     """Who looks for the reward."""
 
+    def setting(self, backbone: str) -> str:
+        """What films with and without customization share besides prompt and seed, in words."""
+        s = self.sample
+        size = f"{s.width}x{s.height}x{s.frames} at {s.fps} fps"
+        return (
+            f"{backbone}, {size}, {s.steps} steps, guidance {s.guidance:g}, gamma {self.correlation:g}, '{s.negative}'"
+        )
+
     def key(self, backbone: str) -> str:
         """Sixteen digits that change with anything that the film depends on.
 
@@ -104,6 +112,8 @@ class Shot:
     """How long it took to film, when it was filmed."""
     memory: int | None = None
     """Most bytes that the GPU held meanwhile; ``None`` on a CPU."""
+    setting: str = ""
+    """Backbone, sampling and noise: films of another setting have another floor."""
 
     def load(self) -> NDArray[np.uint8]:
         """Its uncompressed frames, ``F H W 3``."""
@@ -177,18 +187,18 @@ class Ledger:
 class Studio:
     """Makes and scores films, remembering both."""
 
-    def __init__(self, ledger: Ledger, judge: Judge, on_step: Callable[[str, FilmProgress], None]) -> None:
+    def __init__(self, ledger: Ledger, judge: Judge | None, on_step: Callable[[str, FilmProgress], None]) -> None:
         """Keep what all films share.
 
         Args:
             ledger: what was done before, and where new films go.
-            judge: who scores.
+            judge: who scores; ``None`` leaves films without scores.
             on_step: told about every denoising step, with the run's name.
         """
         self.ledger = ledger
         self.judge = judge
         self.on_step = on_step
-        self._judge = hashlib.sha256(judge.protocol.encode()).hexdigest()[:8]
+        self._judge = hashlib.sha256(judge.protocol.encode()).hexdigest()[:8] if judge is not None else ""
 
     def shot(self, order: Order, backbone: Backbone, references: References | None) -> Shot:
         """The scored film of an order, from memory as far as possible."""
@@ -213,6 +223,7 @@ class Studio:
             fps=order.sample.fps,
             seconds=kept.get("seconds"),
             memory=kept.get("memory"),
+            setting=order.setting(backbone.name),
         )
 
     def _film(self, order: Order, backbone: Backbone) -> Film:
@@ -234,6 +245,8 @@ class Studio:
     def _scores(
         self, film: str, frames: NDArray[np.uint8], order: Order, references: References | None
     ) -> dict[str, Score]:
+        if self.judge is None:
+            return {}
         subject = references.digest if references is not None else "none"
         word = order.run.record.subject.class_word
         words = hashlib.sha256(f"{order.said} | {word}".encode()).hexdigest()[:8]

@@ -83,10 +83,10 @@ def tasks_of(
 
 def default_suite(run: Run) -> str:
     """The suite in the words of the run's backbone."""
-    return "miniature" if _bundled(run) else "vcd"
+    return "miniature" if bundled(run) else "vcd"
 
 
-def _bundled(run: Run) -> bool:
+def bundled(run: Run) -> bool:
     """Whether the run was learned on a backbone that ships with its own world."""
     return run.record.recipe.backbone.startswith("miniature")
 
@@ -165,5 +165,5 @@ def find_judge(
             raise StarringError("This judge has its protocol and eyes already. Pass them to load_judge instead.")
         return judge
     device = backbone.device if isinstance(backbone, Backbone) else None
-    name = judge if judge is not None else "miniature" if _bundled(run) else "paper"
+    name = judge if judge is not None else "miniature" if bundled(run) else "paper"
     return load_judge(name, protocol=protocol or "starring", eyes=eyes, device=device)

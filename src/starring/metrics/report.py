@@ -130,7 +130,7 @@ def html(report: Report) -> str:
         "</main>",
         "<footer>Made with Starring. Everything on this page is inside this one file.</footer>",
         '<dialog id="large" aria-label="Frames, enlarged"><img src="data:," alt="" class="pixels"></dialog>',
-        f"<script>{_asset('report.js')}</script>",
+        f"<script>{asset('report.js')}</script>",
     ]
     return "\n".join(
         [
@@ -138,7 +138,7 @@ def html(report: Report) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             # Without an icon of its own, a browser asks the server for one and reports that it is missing.
             '<link rel="icon" href="data:,">',
-            f"<title>{escape(report.title)}</title>\n<style>{_asset('report.css')}</style>\n</head>\n<body>",
+            f"<title>{escape(report.title)}</title>\n<style>{asset('report.css')}</style>\n</head>\n<body>",
             *parts,
             "</body>\n</html>\n",
         ]
@@ -277,7 +277,7 @@ def _strip(pictures: Sequence[Picture], wide: str = "") -> str:
 def _picture(picture: Picture) -> str:
     sharp = ' class="pixels"' if picture.pixels else ""
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    return f'<img{sharp} src="{_embedded(picture.png, "image/png")}" alt="{escape(picture.caption)}">{caption}'
+    return f'<img{sharp} src="{embedded(picture.png, "image/png")}" alt="{escape(picture.caption)}">{caption}'
 
 
 def _chapter(chapter: Chapter) -> str:
@@ -307,10 +307,10 @@ def _screen(screen: Screen, kind: str, pair: Pair) -> str:
     return (
         f'<div class="side {kind}"><div class="label">{escape(screen.label)}</div>'
         f'<video class="film{sharp}" style="--shape:{width}/{height}" width="{width}" height="{height}" loop muted '
-        f'playsinline preload="auto" poster="{_embedded(screen.poster, "image/png")}" aria-label="{words}" '
-        f'src="{_embedded(screen.mp4, "video/mp4")}"></video>'
+        f'playsinline preload="auto" poster="{embedded(screen.poster, "image/png")}" aria-label="{words}" '
+        f'src="{embedded(screen.mp4, "video/mp4")}"></video>'
         f'<img class="sheet{sharp}" tabindex="0" role="button" alt="Frames of {words}" '
-        f'src="{_embedded(screen.sheet, "image/png")}"><div class="chips">{chips}</div></div>'
+        f'src="{embedded(screen.sheet, "image/png")}"><div class="chips">{chips}</div></div>'
     )
 
 
@@ -326,9 +326,11 @@ def _protocols(report: Report) -> str:
     )
 
 
-def _embedded(content: bytes, kind: str) -> str:
+def embedded(content: bytes, kind: str) -> str:
+    """A file's content as an address, so that a page needs no other file."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A style or script that ships beside this file."""
     return (resources.files("starring.metrics") / name).read_text(encoding="utf-8").strip()

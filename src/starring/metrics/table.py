@@ -248,5 +248,12 @@ def share(row: Row) -> str:
     return f"{100 * row.recovered.mean:.0f} %{error}"
 
 
+def as_markdown(table: Table) -> str:
+    """A table as Markdown, with title and notes."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n\n".join([f"**{table.title}**", body, *table.notes])
+
+
 def _numbers(row: Row) -> tuple[Estimate, Estimate, Estimate | None]:
     return row.score, row.floor, row.ceiling

@@ -1,37 +1,21 @@
-"""What one step of BridgeIV's propagation costs: beside a plain step, and beside the naive form that is written here.
+"""BridgeIV's propagation (arXiv 2505.06985, section 4.1) as editors of attention usually do it.
 
-    python benchmarks/bridgeiv_speed.py --rounds 5
-
-The naive form is what editors of attention usually do: every map materialised, every frame's text projected anew, the
-cost volume whole and computed again in every layer, every warp a ``grid_sample``, the frames one after the other. It is
-first checked against the library's. Steps alternate; CPU time of one thread; the minimum and the median of pairwise
-ratios are told. The floor is the customized model without propagation, under guidance, whose film has as many frames.
+Every map is materialised, every frame's text projected anew, the cost volume is whole and computed again in every
+layer, every warp is a ``grid_sample``, the frames one after the other.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import tyro
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate, normalize
 
-from starring.backbones.base import Backbone, Text
-from starring.backbones.presets import load_backbone
+from starring.backbones.base import Backbone
 from starring.layers.attach import branch, swap
-from starring.methods import build
-from starring.methods.base import Request
-from starring.methods.bridgeiv import BridgeIV
-
-console = Console()
-AT = (700, 500)
 
 
 class Naive:
@@ -153,72 +137,3 @@ class NaiveAttention:
                 warped = n.warp(flat, n.flow(f, cells)).view(v.shape[1], -1, cells).transpose(1, 2)
                 former = made[at] = warped * masks[f].unsqueeze(-1) + v[at] * (1 - masks[f].unsqueeze(-1))
         return made
-
-
-Around = Callable[[], AbstractContextManager[None]]
-
-
-def step(
-    method: BridgeIV, backbone: Backbone, text: Text, noise: Tensor, t: int, image: Around | None, film: Around
-) -> Tensor:
-    """One guided step's calls of the network."""
-    x = noise.expand(2, -1, -1, -1, -1)
-    if image is not None:
-        with backbone.still(), image():
-            method.predict(backbone, x[:, :, :1], torch.tensor(t), text)
-    with film():
-        return method.predict(backbone, x, torch.tensor(t), text)
-
-
-def main(backbone: str = "miniature", rounds: int = 7, size: int = 128) -> None:
-    """Time steps in turn.
-
-    Args:
-        backbone: preset, folder or hub id.
-        rounds: how often each form is timed.
-        size: height and width in pixels; the network is timed and not watched, so any will do.
-    """
-    torch.set_num_threads(1)
-    own = load_backbone(backbone, device="cpu")
-    method = build("bridgeiv", own, {"class_word": "dog", "dreambooth": "none"})
-    assert isinstance(method, BridgeIV)
-    s = own.sample
-    shape = own.latent_shape(s.frames, size, size)
-    _, f, h, w = shape
-    noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
-    with method.attached(own), torch.no_grad():
-        text = own.encode_text(["", method.prompt("a <*> dog on the beach")])
-        stpm = method.propagation(own, text, (f, h, w), Request(prompt="", sample=s))
-        naive = Naive(own, stpm.columns[0], (f, h, w))
-        forms: dict[str, tuple[Around | None, Around]] = {
-            "plain": (None, nullcontext),
-            "propagated": (stpm.watched, stpm.bridged),
-            "naive": (lambda: naive.run(False), lambda: naive.run(True)),
-        }
-        made = {name: [step(method, own, text, noise, t, *form) for t in AT][-1] for name, form in forms.items()}
-        difference = float((made["propagated"] - made["naive"]).abs().max() / made["naive"].abs().max())
-        effect = float((made["propagated"] - made["plain"]).abs().max() / made["naive"].abs().max())
-        seconds: dict[str, list[float]] = {name: [] for name in forms}
-        for _ in range(rounds):
-            for name, form in forms.items():
-                began = time.process_time()
-                step(method, own, text, noise, AT[-1], *form)
-                seconds[name].append(time.process_time() - began)
-    told(seconds, difference, effect)
-
-
-def told(seconds: dict[str, list[float]], difference: float, effect: float) -> None:
-    """The table."""
-    table = Table("step", "CPU seconds (best)", "to plain (best)", "to plain (median of pairs)")
-    for name, each in seconds.items():
-        pairs = [a / b for a, b in zip(each, seconds["plain"], strict=True)]
-        best = min(each) / min(seconds["plain"])
-        table.add_row(name, f"{min(each):.3f}", f"{best:.3f}", f"{statistics.median(pairs):.3f}")
-    console.print(table)
-    faster = min(seconds["naive"]) / min(seconds["propagated"])
-    console.print(f"The naive step takes {faster:.2f} times the propagated one (goal: 2 at least).")
-    console.print(f"They differ by {difference:.1e} of the largest value; propagation changes it by {effect:.1e}.")
-
-
-if __name__ == "__main__":
-    tyro.cli(main)

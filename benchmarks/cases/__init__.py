@@ -1,0 +1,22 @@
+"""One file for each case: ``build(world)`` gives what is timed, what was counted, and the bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from benchmarks.cases import metrics, noise, overwriting, package, propagation, reward, tokens, training
+from benchmarks.harness import Case
+from benchmarks.models import World
+
+CASES: dict[str, Callable[[World], Case]] = {
+    "P7": propagation.build,
+    "P8": overwriting.build,
+    "P9": reward.build,
+    "P11": tokens.build,
+    **{f"P12.{frames}": partial(noise.build, frames=frames) for frames in noise.LENGTHS},
+    "P13": training.build,
+    "P17": metrics.build,
+    "P18": package.build,
+}
+"""Every case by its goal; behind the point, its size."""

@@ -1,0 +1,1 @@
+"""The forms that one would write first: what the library's are compared with, and checked against."""
