@@ -98,17 +98,19 @@ def test_every_subject_is_learned_once_and_filmed_in_every_row(done: tuple[Ablat
     assert {p.part for p in told} == {"learn", "film"}
 
 
-def test_means_errors_and_gains_are_those_of_the_films(done: tuple[Ablation, list[Progress]]) -> None:
+def test_means_errors_and_gains_are_those_of_the_subjects(done: tuple[Ablation, list[Progress]]) -> None:
+    """Films of one subject depend on each other, so the error is that of two subjects' means, not of four films."""
     found, _ = done
     base = np.array([s.scores["dino_i"].value for s in found.shots["TI + DreamBooth"]])
     for name, shots in found.shots.items():
         values = np.array([s.scores["dino_i"].value for s in shots])
-        score = found.scores[name]["dino_i"]
-        assert (score.mean, score.error) == pytest.approx((values.mean(), values.std(ddof=1) / np.sqrt(4)))
+        score, means = found.scores[name]["dino_i"], values.reshape(2, 2).mean(1)
+        assert (score.mean, score.error) == pytest.approx((values.mean(), means.std(ddof=1) / np.sqrt(2)))
         if name != "TI + DreamBooth":
-            gain, change = found.gains[name]["dino_i"], values - base
-            assert (gain.mean, gain.error) == pytest.approx((change.mean(), change.std(ddof=1) / np.sqrt(4)))
+            gain, change = found.gains[name]["dino_i"], (values - base).reshape(2, 2).mean(1)
+            assert (gain.mean, gain.error) == pytest.approx((change.mean(), change.std(ddof=1) / np.sqrt(2)))
     assert "TI + DreamBooth" not in found.gains
+    assert "over subjects" in found.tables[0].notes[0]
 
 
 def test_everything_is_written(done: tuple[Ablation, list[Progress]]) -> None:
@@ -138,6 +140,7 @@ def test_a_row_is_the_film_of_its_options(done: tuple[Ablation, list[Progress]],
     assert rewarded["method"]["reward"]["options"]["iterations"] == 1
 
 
+@pytest.mark.slow
 def test_the_same_call_goes_on_where_it_was_stopped(
     done: tuple[Ablation, list[Progress]], tiny: Backbone, subjects: list[Subject], judge: Judge, tmp_path: Path
 ) -> None:
@@ -154,6 +157,31 @@ def test_the_same_call_goes_on_where_it_was_stopped(
     assert again.scores == done[0].scores
     for path, moment in (made | weights).items():
         assert path.stat().st_mtime_ns == moment
+
+
+@pytest.mark.slow
+def test_processes_with_different_subjects_share_a_folder(
+    done: tuple[Ablation, list[Progress]], tiny: Backbone, subjects: list[Subject], judge: Judge, tmp_path: Path
+) -> None:
+    for one in subjects:
+        alone = table(tiny, [one], judge, tmp_path)
+        assert "over films" in alone.tables[0].notes[0]
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
+    assert len(made) == 20
+    both = table(tiny, subjects, judge, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")} == made
+    assert (both.scores, both.gains) == (done[0].scores, done[0].gains)
+    saved = json.loads(both.results.read_text())
+    assert [film["subject"] for film in saved["films"]["SPM"]] == ["rex-bridgeiv"] * 2 + ["fido-bridgeiv"] * 2
+
+
+def test_a_file_of_somebody_else_is_not_written_over(
+    tiny: Backbone, subjects: list[Subject], judge: Judge, tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_text("[1, 2]")
+    with pytest.raises(StarringError, match="holds no component table"):
+        table(tiny, subjects, judge, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_what_cannot_be_done_is_said_first(

@@ -1,5 +1,6 @@
 """The demonstration, on tiny models: everything it promises is made, once, and gone on with after a stop."""
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from PIL import Image
 
 from starring.backbones.base import Backbone
 from starring.config import Recipe
+from starring.data.footage import digest
 from starring.data.subject import Subject
+from starring.data.video import read_comment, read_video
 from starring.demo import PHOTOGRAPHS, SHARES, TITLES, Demonstration, Progress, bundled_subject, demo
 from starring.errors import Interrupted, StarringError
 from starring.methods import recipe
@@ -59,6 +62,13 @@ def test_everything_is_made_and_told(tmp_path: Path, tiny: Backbone, eyes: Path)
     assert "data:video/mp4;base64," in page
     assert "What was learned from" in page
     assert "While it learned" in page
+    (before_after,) = (home / "refined").glob("*.png")
+    assert base64.b64encode(before_after.read_bytes()).decode() in page
+    (larger,) = (home / "refined").glob("*.mp4")
+    first = done.evaluation.shots[0]
+    assert first.customized
+    assert read_video(larger).pixels.shape[-2:] == (64, 64)
+    assert read_comment(larger)["refined"]["film"]["sha256"] == digest(first.film)
     assert len(list((home / "films").glob("*.mp4"))) == 2 * len(PROMPTS)
     assert done.run.folder == home / "rex-vcd"
     with Image.open(done.poster) as poster:
@@ -81,6 +91,7 @@ def test_a_second_call_makes_nothing_twice(tmp_path: Path, tiny: Backbone, eyes:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.mp4")} == files
 
 
+@pytest.mark.slow
 def test_an_interrupted_one_is_gone_on_with(tmp_path: Path, tiny: Backbone, eyes: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.part == "film" and progress.done > 300:
@@ -94,6 +105,19 @@ def test_an_interrupted_one_is_gone_on_with(tmp_path: Path, tiny: Backbone, eyes
     assert len(list((tmp_path / "demo" / "films").glob("*.mp4"))) == 2 * len(PROMPTS)
 
 
+@pytest.mark.slow
+def test_it_is_stopped_while_a_film_is_enlarged(tmp_path: Path, tiny: Backbone, eyes: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.part == "refine" and progress.done > 300:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="enlarged"):
+        play(tmp_path, tmp_path / "demo", tiny, eyes, stop, prompts=PROMPTS[:1])
+    assert not list((tmp_path / "demo" / "refined").glob("*"))
+    done = play(tmp_path, tmp_path / "demo", tiny, eyes, prompts=PROMPTS[:1])
+    assert "Made larger" in done.evaluation.report.read_text()
+
+
 def test_another_demonstration_in_the_same_folder_is_refused(tmp_path: Path, tiny: Backbone, eyes: Path) -> None:
     play(tmp_path, tmp_path / "demo", tiny, eyes, prompts=PROMPTS[:1])
     other = replace(small(), options={"vectors": 2})
@@ -104,7 +128,7 @@ def test_another_demonstration_in_the_same_folder_is_refused(tmp_path: Path, tin
 def test_parts_make_a_whole() -> None:
     assert sum(SHARES.values()) == pytest.approx(1)
     assert set(TITLES) == set(SHARES)
-    assert Progress(part="film", done=1, total=1).share == pytest.approx(1)
+    assert Progress(part="refine", done=1, total=1).share == pytest.approx(1)
     assert Progress(part="check", done=0, total=3).share == 0
 
 

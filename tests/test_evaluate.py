@@ -142,6 +142,7 @@ def steps_of(calls: list[Progress]) -> int:
     return sum(call.steps > 0 for call in calls)
 
 
+@pytest.mark.slow
 def test_the_same_call_again_does_nothing(
     run: Run, tiny: Backbone, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +172,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(run: Run, tiny: Backbone, 
     assert calls[-1].share == 1
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_done_again(run: Run, tiny: Backbone, judge: Judge, tmp_path: Path) -> None:
     first = judged(run, tiny, judge)
     calls: list[Progress] = []
@@ -217,6 +219,7 @@ def test_several_runs_are_averaged_over_subjects(tmp_path: Path, tiny: Backbone,
     assert {row.subjects for row in labelled.rows} == {1}
 
 
+@pytest.mark.slow
 def test_each_run_is_filmed_on_its_own_backbone(tmp_path: Path, tiny_folder: Path, judge: Judge) -> None:
     vae = tiny_animatediff(tmp_path / "other", seed=1) / "vae"
     backbones = [load_backbone(tiny_folder), load_backbone(tiny_folder, vae=vae)]

@@ -120,6 +120,7 @@ def _freeze(folder: Path, sheet: Path) -> None:
     (folder / "results.json").write_text(json.dumps(results))
 
 
+@pytest.mark.slow
 def test_fvd_is_computed_from_all_films_and_loud(tmp_path: Path, tiny: Backbone, judge: Judge) -> None:
     run, films = finished(tmp_path, tiny), real(tmp_path / "real")
     asked = {"seeds": (0, 1, 2), "suite": PROMPTS[:1], "sample": LONG, "real": films}

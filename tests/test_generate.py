@@ -200,6 +200,7 @@ def test_progress_is_told_step_by_step(run: Run, tiny: Backbone) -> None:
     assert [p.done for p in heard if p.done] == made
 
 
+@pytest.mark.slow
 def test_any_base_of_the_family_films_the_run(run: Run, tiny: Backbone, tmp_path: Path) -> None:
     other = load_backbone(str(tiny_animatediff(tmp_path / "other", seed=1)))
     own, *_ = generate(run, PROMPT, backbone=other, write=False)

@@ -339,6 +339,7 @@ STAGES = Recipe(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stages_follow_each_other_and_resume_anywhere(
     photographs: Path, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from starring.data.subject import Subject
 from starring.generate import generate
 from starring.learn import learn
 from starring.methods import METHODS, recipe, recipes
+from tests.perception.tiny_identity import tiny_identity_eyes
 
 RECIPES = sorted(recipes())
 
@@ -43,7 +44,7 @@ def shrunk(name: str) -> Recipe:
     """The recipe with everything that costs time made small, and nothing else changed."""
     whole = recipe(name)
     stages = tuple(
-        replace(s, train=replace(s.train, steps=2, batch=min(2, s.train.batch), checkpoint_every=2))
+        replace(s, backbone="", train=replace(s.train, steps=2, batch=min(2, s.train.batch), checkpoint_every=2))
         for s in whole.stages
     )
     # The tiny tokenizer spells most words letter by letter, so a long negative prompt would not fit.
@@ -57,7 +58,7 @@ def test_every_recipe_learns_and_films(name: str, tiny: Backbone, tmp_path: Path
     small = shrunk(name)
     steps: list[int] = []
     run = learn(
-        small.method, subject(), tiny, small, tmp_path, segmenter=Ellipse(),
+        small.method, subject(), tiny, small, tmp_path, segmenter=Ellipse(), eyes=tiny_identity_eyes(),
         on_progress=lambda p: steps.append(p.step) if p.phase == "learn" else None,
     )  # fmt: skip
     assert run.finished

@@ -46,6 +46,7 @@ def test_two_undisturbed_runs_are_equal(
     assert {"checkpoint-7/optimizer.safetensors", "checkpoint-7/rng.safetensors", "log"} <= set(truth)
 
 
+@pytest.mark.slow
 def test_killed_while_learning(
     photographs: Path, tiny: Backbone, tiny_folder: Path, truth: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def _torture(tiny_folder: Path, photographs: Path, runs: Path, moments: list[int
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_writing(
     photographs: Path, tiny_folder: Path, truth: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -14,15 +14,8 @@ from safetensors.torch import load_file
 from starring.config import Data, Recipe, Sample, Stage, Train
 from starring.data.subject import Subject
 from starring.errors import StarringError
-from starring.run import (
-    Checkpoint,
-    Photographs,
-    Record,
-    Run,
-    libraries,
-    random_state,
-    set_random_state,
-)
+from starring.learn.guards import random_state, set_random_state
+from starring.run import Checkpoint, Photographs, Record, Run, libraries
 from tests.data.pictures import album, photo
 
 RECIPE = Recipe(
@@ -201,6 +194,7 @@ def test_random_states_go_back_through_json(tmp_path: Path) -> None:
     assert [*draw(), random.gauss(), float(np.random.randn())] == first
 
 
+@pytest.mark.slow
 def test_one_run_is_trained_by_one_process(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "a", record())
     code = (
@@ -239,6 +233,7 @@ for write in (lambda: run.save_checkpoint(state(2)), lambda: run.save_weights({"
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "a", record())
     subprocess.run([sys.executable, "-c", FULL_DISK, str(run.folder)], check=True, cwd=Path(__file__).parents[1])

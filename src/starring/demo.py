@@ -1,4 +1,4 @@
-"""The whole job on bundled photographs: check them, cut masks, learn the subject, film it, score the films, report.
+"""The whole job on bundled photographs: check them, cut masks, learn the subject, film it, score and refine, report.
 
 Nothing here is special to the demonstration: it calls what the verbs call, in their order, and only adds a poster.
 """
@@ -6,12 +6,14 @@ Nothing here is special to the demonstration: it calls what the verbs call, in t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from starring.errors import StarringError
+from starring.errors import Interrupted, StarringError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,17 +30,21 @@ if TYPE_CHECKING:
 
 PHOTOGRAPHS = Path(__file__).parent / "miniature" / "assets" / "demo_subject"
 """Photographs of a subject that no network was trained on, with its ``name`` and ``class_word`` in ``subject.json``."""
-SHARES = {"check": 0.02, "masks": 0.01, "moments": 0.02, "learn": 0.42, "film": 0.53}
+SHARES = {"check": 0.02, "masks": 0.01, "moments": 0.02, "learn": 0.39, "film": 0.49, "refine": 0.07}
 """What each part takes of the whole, for the remaining time; measured on two cores."""
 TITLES = {
     "check": "Checking the photographs", "masks": "Cutting masks", "moments": "Encoding photographs",
-    "learn": "Learning the subject", "film": "Filming and scoring",
+    "learn": "Learning the subject", "film": "Filming and scoring", "refine": "Enlarging a film",
 }  # fmt: skip
 """What each part is called."""
 PREVIEWS = 3
 """How often learning is looked at."""
 PREVIEW_STEPS = 10
 """Denoising steps of such a look: enough to see what has been learned."""
+LARGER = 2
+"""How many times larger one of the films is made."""
+PIECES = re.compile(r"tile (\d+) of (\d+)")
+"""How refining names its pieces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +99,7 @@ def demo(
     recipe: Recipe | None = None, prompts: Sequence[str] | None = None, segmenter: Segmenter | None = None,
     judge: Judge | None = None, seed: int = 0, on_progress: Tell | None = None,
 ) -> Demonstration:  # fmt: skip
-    """Learn a subject, film it with and without what was learned, score the films, write ``report.html``.
+    """Learn a subject, film it with and without what was learned, score the films, enlarge one, write ``report.html``.
 
     Args:
         folder: where everything goes. What is there already is gone on with, not made again.
@@ -129,19 +135,24 @@ def demo(
     found = checked(subject, backbone, segmenter, judge, tell)
     run = learned(home, subject, backbone, recipe or named("vcd-miniature"), prompts[0], segmenter, tell)
 
-    evaluation = evaluate(
-        run, suite=prompts, seeds=[seed], backbone=backbone, judge=judge, subjects={run.name: subject}, folder=home,
-        title=f"{subject.name}, the {subject.class_word}, learned from {len(subject)} photographs",
-        sections=sections(run, found),
+    score = partial(
+        evaluate, run, suite=prompts, seeds=[seed], backbone=backbone, judge=judge, subjects={run.name: subject},
+        folder=home, title=f"{subject.name}, the {subject.class_word}, learned from {len(subject)} photographs",
+    )  # fmt: skip
+    told = sections(run, found)
+    evaluation = score(
+        sections=told,
         on_progress=lambda p: tell(
             Progress(part="film", done=round(1000 * p.share), total=1000, note=f"{p.done} of {p.total} films")
         ),
-    )  # fmt: skip
+    )
+    # Films and scores are remembered: this only writes the page again, with what could not be known before.
+    evaluation = score(sections=[*told, enlarged(home, evaluation.shots[0], backbone, tell)])
     picture = home / "demo.png"
     from starring.data.files import write_image
 
     write_image(picture, poster(subject, run, evaluation.shots))
-    tell(Progress(part="film", done=1000, total=1000, picture=picture))
+    tell(Progress(part="refine", done=1, total=1, picture=picture))
     return Demonstration(subject=subject, complaints=found, run=run, evaluation=evaluation, poster=picture)
 
 
@@ -243,6 +254,48 @@ def sections(run: Run, complaints: Sequence[Complaint]) -> list[Section]:
         text = f"The same noise each time, {PREVIEW_STEPS} denoising steps."
         found.append(Section(title="While it learned", wide=True, text=text, pictures=pictures))
     return found
+
+
+def enlarged(home: Path, shot: Shot, backbone: Backbone, tell: Tell) -> Section:
+    """One film made larger by Tiled VCD, in ``home / "refined"``, and what the report shows of it: before and after.
+
+    Raises:
+        Interrupted: on Ctrl-C; the same call begins the enlarging again.
+    """
+    from starring.data.files import write_image
+    from starring.metrics.report import Picture, Section
+    from starring.refine import Progress as Refining
+    from starring.refine import comparison, refine
+
+    folder, picture = home / "refined", home / "refined" / f"{shot.film.stem}-before-after.png"
+
+    def told(progress: Refining) -> None:
+        if progress.done is None:
+            place = PIECES.fullmatch(progress.part)
+            number, pieces = (int(found) for found in place.groups()) if place else (1, 1)
+            done = round(1000 * (number - 1 + progress.step / progress.steps) / pieces)
+            tell(Progress(part="refine", done=min(done, 999), total=1000, note=progress.part))
+
+    if not (picture.is_file() and was_refined(folder, shot.film)):
+        try:
+            made = refine(shot.film, tiles=LARGER, backbone=backbone, folder=folder, on_progress=told)
+        except KeyboardInterrupt as error:
+            raise Interrupted("Stopped while a film was enlarged. The same command does that again.") from error
+        write_image(picture, comparison(shot.load(), made, count=4, side=256))
+    text = (
+        f"'{shot.prompt}' at {LARGER} times its size, by Tiled VCD: above as it was filmed, interpolated; below after"
+        " every piece was noised a little and denoised again with what was learned."
+    )
+    return Section(title="Made larger", wide=True, text=text, pictures=[Picture(png=picture.read_bytes())])
+
+
+def was_refined(folder: Path, film: Path) -> bool:
+    """Whether ``folder`` holds a film that was refined from this very one."""
+    from starring.data.footage import digest
+    from starring.refine.ask import facts_of
+
+    made = [facts_of(sidecar) for sidecar in folder.glob("*.json")]
+    return digest(film) in [facts["refined"]["film"]["sha256"] for facts in made if facts and "refined" in facts]
 
 
 def poster(subject: Subject, run: Run, shots: Sequence[Shot]) -> Image.Image:

@@ -17,7 +17,7 @@ from starring.data.rights import Rights
 from starring.data.video import read_comment, untouched
 from starring.errors import StarringError
 from starring.generate.again import read_facts
-from starring.generate.films import fingerprint, machine, versions
+from starring.generate.films import fingerprint, is_here, machine, versions
 
 SAME, OTHER, GONE = "same", "another", "gone"
 """How something stands to what it was when the film was made."""
@@ -124,6 +124,7 @@ def _files(path: Path, facts: dict[str, Any]) -> Iterator[Finding]:
     members = method.get("members", {"": method})  # several subjects in one prompt
     places = {f"what was learned {word}".strip(): member for word, member in members.items() if member.get("file")}
     places |= {"the clip it began from": facts["video"]} if facts.get("video") else {}
+    places |= {"the photograph it was made beside": facts["photograph"]} if facts.get("photograph") else {}
     places |= {"the film before refining": facts["refined"]["film"]} if facts.get("refined") else {}
     for what, place in places.items():
         file, sha256 = place["file"], place["sha256"]
@@ -166,7 +167,7 @@ def _surroundings(facts: dict[str, Any]) -> Iterator[Finding]:
         now = installed.get(name, "not installed")
         yield Finding(what=name, then=then, now=now, state=SAME if now == then else OTHER)
     device = facts["machine"]["device"]
-    if device != "cpu" and not getattr(torch, device).is_available():
+    if not is_here(device):
         yield Finding(what="device", then=device, now="not here", state=OTHER)
         return
     here = machine(torch.device(device))

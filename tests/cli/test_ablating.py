@@ -23,10 +23,11 @@ def asked(tiny: Path, eyes: Path, photographs: Path, suite: Path, *more: object)
 
 
 @pytest.mark.filterwarnings("ignore:No 'dog' was found")  # random eyes see what they will
+@pytest.mark.slow
 def test_a_table_is_shown_and_found_again(
     starring: Starring, tiny_folder: Path, eyes: Path, photographs: Path, suite: Path
 ) -> None:
-    words = asked(tiny_folder, eyes, photographs, suite, "--options", "rank=2")
+    words = asked(tiny_folder, eyes, photographs, suite, "--reward", "iterations=1", "--options", "rank=2")
     code, out, err = starring(*words)
     assert code == 0, err
     for name in ("TI + DreamBooth", "SPM + TPM", "SPM + TPM + reward", "CLIP-T", "DINO-I", "Difference from"):
@@ -34,6 +35,8 @@ def test_a_table_is_shown_and_found_again(
     assert "Filming and scoring" in err
     for name in ("results.json", "table.md", "report.html"):
         assert str(suite.parent / "table" / name) in out
+    saved = json.loads((suite.parent / "table" / "results.json").read_text())
+    assert [row["reward"] and row["reward"]["iterations"] for row in saved["rows"]] == [None] * 4 + [1]
     again = starring(*words)
     assert (again[0], again[1]) == (0, out)
     refused(starring(*words[:-1], "rank=3"), "begun with another recipe")
@@ -44,10 +47,12 @@ def test_what_is_asked_for_wrongly_is_one_line(
 ) -> None:
     words = asked(tiny_folder, eyes, photographs, suite)
     refused(starring("ablate", "vcd", *words[2:]), "'vcd' declares no component table", "bridgeiv")
+    refused(starring(*words, "--reward", "iteration=1"), "Did you mean 'iterations'")
     refused(starring(*words, "--class-word", "dog", "cat"), "There are 2 class words for 1 subjects")
 
 
 @pytest.mark.filterwarnings("ignore:No 'dog' was found")
+@pytest.mark.slow
 def test_a_film_is_rewarded_and_made_again(
     starring: Starring, learned: Path, eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_mistake_of_ours_is_no_bad_input() -> None:
         carry_out(Failing(OSError("strange")))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_half_written(learned: Path, tmp_path: Path) -> None:
     films = tmp_path / "films"
     # A limit on the size of files ends a write midway, as a full disk does.
@@ -70,6 +71,7 @@ def test_a_full_disk_leaves_nothing_half_written(learned: Path, tmp_path: Path) 
     assert not [path for path in films.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, tiny_folder: Path, eyes: Path, photographs: Path) -> None:
     run = tmp_path / "rex-vcd"
     err = interrupted(learning(tiny_folder, eyes, photographs, tmp_path, "--steps", 100000), run, 2)

@@ -81,6 +81,7 @@ def test_verify_tells_and_refuses_foreign_films(starring: Starring, learned: Pat
     refused(starring("verify", tmp_path / "none.mp4"), "There is no")
 
 
+@pytest.mark.slow
 def test_other_base_adapter_and_vae(starring: Starring, learned: Path, tiny_folder: Path, tmp_path: Path) -> None:
     other = tiny_animatediff(tmp_path / "other", seed=1)
     single = write_single_file(

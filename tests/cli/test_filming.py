@@ -9,6 +9,7 @@ import pytest
 from tests.cli.shell import Starring, refused
 
 
+@pytest.mark.slow
 def test_generate_writes_films_and_makes_one_again(starring: Starring, learned: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("# two films\na <*> dog running\n\na <*> dog in the snow\n")

@@ -79,6 +79,7 @@ def test_a_run_brings_its_own_backbone(learned: Path, tiny_folder: Path, tmp_pat
         assert Machine(device="cpu", **options).load(learned_on).origin == origin
 
 
+@pytest.mark.slow
 def test_learning_twice_overwrites_nothing(
     starring: Starring, tmp_path: Path, tiny_folder: Path, eyes: Path, photographs: Path
 ) -> None:

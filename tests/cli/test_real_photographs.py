@@ -15,6 +15,7 @@ def subjects() -> list[Path]:
 
 
 @pytest.mark.skipif(not subjects(), reason="there are no real photographs beside the checkout")
+@pytest.mark.slow
 def test_a_real_subject_goes_through_every_step(
     starring: Starring, tiny_folder: Path, eyes: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def film(starring: Starring, learned: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_refine_writes_a_larger_film_and_makes_it_again(starring: Starring, film: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     code, out, err = starring("refine", film, "--tiles", 2, "--tile-strength", 0.5, "--device", "cpu", "--sheet", sheet)

@@ -102,6 +102,7 @@ def test_faces_are_made_again_and_nothing_else(red: Film, tiny: Backbone, tmp_pa
     assert comparison(red, both).size == comparison(red.frames, both.frames).size
 
 
+@pytest.mark.slow
 def test_from_its_sidecar_it_comes_back_bit_for_bit(red: Film, tmp_path: Path, tiny: Backbone) -> None:
     wish = TileOptions(strength=0.5, enlarger=str(tiny_swin2sr(tmp_path / "swin")))
     made = refine(red, face=face_by(tmp_path), tiles=wish, backbone=tiny, seed=11)

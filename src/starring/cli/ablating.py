@@ -46,14 +46,18 @@ class Ablate(Machine):
     """Classifier-free guidance."""
     options: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
     """The method's own options, in all rows."""
+    reward: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
+    """Settings of the rows that have a reward, such as iterations=5 latent=mean."""
     out: Annotated[Path, arg(metavar="FOLDER", aliases=["--output-dir"])] = Path("ablation")
-    """Where everything goes. The same command goes on where it was stopped."""
+    """Where everything goes. The same command goes on where it was stopped; processes with different subjects may share
+    a folder, and the command with all subjects then makes the table."""
 
     def run(self) -> None:
         """Learn, film, score, and show the table."""
         from starring.ablate import Progress, ablate, rows_of
 
-        rows_of(self.method)  # what cannot be done is told before gigabytes are loaded
+        reward = pairs(self.reward)
+        rows_of(self.method, reward=reward)  # what cannot be done is told before gigabytes are loaded
         fitting, subjects, options = chosen(self.method, self.recipe), self._read(), pairs(self.options)
         backbone = self.load()
         small_world(backbone)
@@ -65,7 +69,7 @@ class Ablate(Machine):
                 bars.move(progress.part, progress.done, progress.total, names[progress.part], progress.what)
 
             done = ablate(
-                self.method, subjects, backbone, recipe,
+                self.method, subjects, backbone, recipe, rows=rows_of(self.method, recipe, reward),
                 suite=self.suite, seeds=self.seeds, sample={"steps": self.steps, "guidance": self.guidance},
                 judge=self.judge, segmenter=self.segmenter, encoder=self.encoder, folder=self.out, on_progress=told,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The verbs that film: with what was learned, and for scores."""
+"""The verb that films what was learned."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from starring.cli import show
-from starring.cli.options import Machine, Number, Real, Word, pairs, prompts_of, small_world
+from starring.cli.options import Machine, Number, Real, pairs, prompts_of, small_world
 from starring.cli.refining import refining
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
-    from starring.evaluate import Evaluation
     from starring.generate import Progress
 
 SAMPLE = ("steps", "guidance", "negative", "frames", "height", "width", "fps")
@@ -59,6 +58,8 @@ class Generate(Machine):
     """Change this clip (a video file or a folder of frames) by partial denoising, instead of filming from nothing."""
     strength: float = 0.8
     """Share of the schedule that --video goes through: 0 leaves it as it is, 1 makes it anew."""
+    reference: Annotated[Path | None, arg(metavar="PHOTOGRAPH")] = None
+    """A photograph of the subject to film beside, with bridgeiv or with --reward, instead of an image that is made."""
     text_encoder: str = "own"
     """Whose text encoder reads the prompts: the backbone's own, or that of the backbone it was trained on (trained)."""
     reward: Annotated[tuple[str, ...] | None, arg(metavar="[KEY=VALUE ...]")] = None
@@ -85,7 +86,7 @@ class Generate(Machine):
 
         facts = read_facts(sidecar)
         chosen = any(getattr(self, f.name) for f in fields(Machine))
-        own = self.load(origin=None if self.backbone else facts["backbone"]["origin"]) if chosen else None
+        own = self.load(film=facts["backbone"]) if chosen else None
         with show.bars() as bars:
             if "refined" in facts:
                 film = refine_again(sidecar, backbone=own, folder=self.out, on_progress=refining(bars))
@@ -125,65 +126,10 @@ class Generate(Machine):
             generate(
                 opened, prompts, seed=self.seed, num=self.num, backbone=backbone, customized=not self.plain,
                 sample=sample, correlation=self.correlation, video=self.video, strength=self.strength,
-                text_encoder=self.text_encoder, reward=False if self.reward is None else pairs(self.reward),
+                reference=self.reference, text_encoder=self.text_encoder,
+                reward=False if self.reward is None else pairs(self.reward),
                 others=others, folder=self.out, on_progress=filming(bars),
             )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluate(Machine):
-    """Film a suite of prompts with and without what was learned, score the films: a table and report.html."""
-
-    learned: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
-    """Runs that `learn` made; several are averaged by method."""
-    suite: Word = None
-    """Prompts: a suite (vcd, bridgeiv, miniature, ...) or a file, one a line; by default what suits the backbone."""
-    seeds: tuple[int, ...] = (0, 1)
-    """One film for each prompt and seed."""
-    judge: Word = None
-    """Who scores: miniature, paper, or a folder that holds clip and dino; by default whoever suits the backbone."""
-    protocol: Word = None
-    """How a paper measures: bridgeiv, vcd, personalvideo, customvideox, dualreal or vbench; by default every score."""
-    eyes: Annotated[tuple[str, ...], arg(metavar="ROLE=FILE")] = ()
-    """What you bring besides, such as aesthetic=HEAD.pth faces=YUNET.onnx+SFACE.onnx flow=RAFT.pth films=I3D.pt."""
-    real: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Real films (mp4) for the Fréchet video distance, which needs --eyes films=I3D.pt."""
-    steps: Annotated[int | None, arg(metavar="INT", aliases=["--num-inference-steps"])] = None
-    """Denoising steps."""
-    guidance: Annotated[float | None, arg(metavar="FLOAT", aliases=["--guidance-scale"])] = None
-    """Classifier-free guidance."""
-    correlation: Real = None
-    """How much noise neighbouring frames share; by default the method's own."""
-    out: Annotated[Path | None, arg(metavar="FOLDER", aliases=["--output-dir"])] = None
-    """Where films, results and report go; in the run by default. The same command goes on where it was stopped."""
-
-    def run(self) -> None:
-        """Film and score."""
-        from starring.evaluate import evaluate
-        from starring.run import Run
-
-        opened = [Run.open(folder) for folder in self.learned]
-        chosen = any(getattr(self, f.name) for f in fields(Machine))
-        backbone = self.load(opened[0] if opened else None) if chosen else None
-        with show.bars() as bars:
-            done = evaluate(
-                opened, suite=self.suite, seeds=self.seeds, judge=self.judge, backbone=backbone,
-                protocol=self.protocol, eyes={role: str(file) for role, file in pairs(self.eyes).items()},
-                real=self.real,
-                sample={"steps": self.steps, "guidance": self.guidance}, correlation=self.correlation, folder=self.out,
-                on_progress=lambda p: bars.move("films", p.share * p.total, p.total, "Filming and scoring", p.what),
-            )  # fmt: skip
-        evaluated(done)
-
-
-def evaluated(evaluation: Evaluation) -> None:
-    """The table of an evaluation, and where everything is."""
-    shown = evaluation.table
-    show.table(shown.title, shown.columns, shown.rows, *shown.notes)
-    for table in evaluation.board.tables():
-        show.table(table.title, table.columns, table.rows, *table.notes)
-    show.written("Results", evaluation.results)
-    show.written("Report", evaluation.report)
 
 
 def filming(bars: show.Bars) -> Callable[[Progress], None]:

@@ -14,7 +14,10 @@ from starring.cli.options import Machine, Number, Word, changed, chosen, pairs, 
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
+    from starring.data.subject import Subject
+    from starring.evaluate import Films
     from starring.learn.progress import Progress
+    from starring.run import Run
 
 DATA = ("size", "masks", "flip")
 TRAIN = ("steps", "batch", "accumulate", "learning_rate", "precision", "checkpoint_every", "seed")
@@ -36,6 +39,8 @@ class Learn(Machine):
     """Where the run's folder goes."""
     name: Annotated[str | None, arg(metavar="NAME", aliases=["--output-name"])] = None
     """The run's name; <folder>-<method> by default. Nothing is overwritten: a number is added."""
+    tokens: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Take over the words that this run learned, by this method or another one, instead of learning new ones."""
     resume: Annotated[Path | None, arg(metavar="RUN", aliases=["--resume-from-checkpoint"])] = None
     """Go on with this unfinished run, exactly where it was."""
     steps: Annotated[int | None, arg(metavar="INT", aliases=["--max-train-steps"])] = None
@@ -66,6 +71,15 @@ class Learn(Machine):
     """Film this prompt now and then while learning, as a sheet of frames."""
     preview_every: Annotated[int, arg(metavar="INT", aliases=["--validation-steps"])] = 100
     """Steps between two previews."""
+    validate_every: Annotated[int | None, arg(metavar="INT")] = None
+    """Film and score a checkpoint every so many steps; the result is the best one, not the last. Off by default: films
+    take far longer than steps. A resumed run goes on with what it was begun with."""
+    validate: Annotated[tuple[str, ...], arg(metavar="[PROMPT ...]")] = ()
+    """What is filmed then; by default two prompts that suit the backbone."""
+    validate_seeds: Annotated[tuple[int, ...], arg(metavar="INT [INT ...]")] = (0,)
+    """One film for each of these prompts and seed."""
+    judge: Word = None
+    """Who scores those films: miniature, paper, or a folder that holds clip and dino."""
 
     def run(self) -> None:
         """Learn, or go on learning."""
@@ -75,19 +89,24 @@ class Learn(Machine):
 
         watched = Preview(prompt=self.preview, every=self.preview_every) if self.preview else None
         if self.resume is not None:
-            if self.method or self.folder:
-                raise StarringError("A resumed run knows its method and photographs. Leave them out beside --resume.")
+            if self.method or self.folder or self.tokens:
+                raise StarringError(
+                    "A resumed run knows its method, photographs and tokens. Leave them out beside --resume."
+                )
             backbone = self.load(Run.open(self.resume))
             with show.bars() as bars:
                 run = resume(
-                    self.resume, backbone, segmenter=self.segmenter, on_progress=learning(bars), preview=watched
-                )
+                    self.resume, backbone, segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
+                    validation=self._again(Run.open(self.resume)),
+                )  # fmt: skip
         else:
             if not self.method or self.folder is None:
                 raise StarringError(
                     "Say what to learn: starring learn METHOD FOLDER, such as: starring learn vcd my_dog/"
                 )
             recipe = chosen(self.method, self.recipe)
+            if self.tokens is not None:
+                Run.open(self.tokens)  # told before gigabytes are loaded
             subject = Subject.from_folder(self.folder, self.class_word)
             options = pairs(self.options)
             backbone = self.load()
@@ -96,12 +115,38 @@ class Learn(Machine):
             recipe = changed(recipe(backbone), train, data, options)
             with show.bars() as bars:
                 run = learn(
-                    self.method, subject, backbone, recipe, self.runs, name=self.name, segmenter=self.segmenter,
-                    on_progress=learning(bars), preview=watched,
+                    self.method, subject, backbone, recipe, self.runs, name=self.name, tokens=self.tokens,
+                    segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
+                    validation=self._films(subject),
                 )  # fmt: skip
         show.written("Learned", run.folder)
         word = run.record.subject.class_word
         show.remark(f'Film it: starring generate {run.folder} "a <*> {word or "dog"} running on the beach"')
+
+    def _films(self, subject: Subject) -> Films | None:
+        """Who films and scores checkpoints, if anybody does."""
+        if self.validate_every is None:
+            if self.validate:
+                raise StarringError("Say how often these prompts are filmed, for example --validate-every 100.")
+            return None
+        from starring.evaluate import Films, Plan
+
+        plan = Plan(
+            every=self.validate_every, prompts=self.validate, seeds=self.validate_seeds, judge=self.judge
+        )  # fmt: skip
+        return Films(plan, subject)
+
+    def _again(self, run: Run) -> Films | None:
+        """The same for a run that is resumed: what it was begun with."""
+        from starring.data.subject import Subject
+        from starring.evaluate import Films, Plan
+
+        if self.validate_every is not None or self.validate:
+            raise StarringError("A resumed run is validated as it was begun. Leave out --validate-every, --validate.")
+        plan, record = Plan.of(run), run.record.subject
+        if plan is None or record.folder is None:
+            return None
+        return Films(plan, Subject.from_folder(record.folder, record.class_word, record.name))
 
 
 def learning(bars: show.Bars) -> Callable[[Progress], None]:
@@ -112,6 +157,7 @@ def learning(bars: show.Bars) -> Callable[[Progress], None]:
         "class": "Making pictures of the class",
         "learn": "Learning",
         "preview": "Filming a preview",
+        "validate": "Filming a checkpoint",
     }
 
     def told(progress: Progress) -> None:
@@ -119,6 +165,8 @@ def learning(bars: show.Bars) -> Callable[[Progress], None]:
             bars.say(str(progress.complaint))
         elif progress.preview is not None:
             bars.show("Picture", progress.preview)
+        if progress.note:
+            bars.say(progress.note)
         if progress.phase in names and progress.total:
             note = "" if progress.loss is None else f"loss {progress.loss:.4f}"
             bars.move(progress.phase, progress.step, progress.total, names[progress.phase], note)

@@ -48,17 +48,41 @@ class Machine:
     checkpointing: Annotated[bool, arg(aliases=["--gradient-checkpointing"])] = False
     """Recompute activations while learning: less memory, slower."""
 
-    def load(self, run: Run | None = None, origin: Mapping[str, str] | None = None) -> Backbone:
-        """The backbone that these options describe, or the one that ``run`` was learned on, or that of ``origin``."""
+    def load(self, run: Run | None = None, film: Mapping[str, Any] | None = None) -> Backbone:
+        """The backbone that these options describe, or the one that ``run`` was learned on, or that a film was made on.
+
+        Args:
+            run: what was learned.
+            film: what a film says about its backbone; its precision is kept too, unless the options say otherwise.
+        """
         from starring.backbones.presets import load_backbone
 
-        origin = dict(origin) if origin is not None else {"name_or_path": self.backbone or "miniature"}
-        if run is not None and self.backbone is None:
+        require_device(self.device)
+        origin = {"name_or_path": self.backbone or "miniature"}
+        if self.backbone is None and run is not None:
             origin = dict(run.record.origin)
+        elif self.backbone is None and film is not None:
+            origin = dict(film["origin"])
         origin |= {key: value for key in ("base", "adapter", "vae") if (value := getattr(self, key)) is not None}
-        backbone = load_backbone(**origin, device=self.device, dtype=self.dtype)
+        dtype = self.dtype or (film["dtype"] if film is not None else None)
+        backbone = load_backbone(**origin, device=self.device, dtype=dtype)
         memory = {key: getattr(self, key) for key in ("offload", "vae_slicing", "vae_tiling", "checkpointing")}
         return backbone.save_memory(**memory) if any(memory.values()) else backbone
+
+
+def require_device(name: str | None) -> None:
+    """Refuse a device that is not there, before anything is loaded for it.
+
+    Raises:
+        StarringError: with what to do.
+    """
+    from starring.generate.films import is_here
+
+    if name is not None and not is_here(name):
+        raise StarringError(
+            f"There is no device '{name}' on this machine. Give cpu, or leave --device out: then the accelerator is"
+            " taken, if there is one."
+        )
 
 
 def chosen(method: str, name: str | None) -> Callable[[Backbone], Recipe]:

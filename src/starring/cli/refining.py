@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from starring.cli import show
-from starring.cli.options import Machine, Number, Word
+from starring.cli.options import Machine, Number, Real, Word
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class Refine(Machine):
     """What the segmenter looks for."""
     detector: Annotated[Path | None, arg(metavar="FILE.ONNX")] = None
     """A YuNet model file that looks for faces instead of a segmenter."""
-    face_strength: float = 0.8
-    """Share of the schedule that faces go through."""
+    face_strength: Real = None
+    """Share of the schedule that faces go through; by default the paper's 0.8 at 512 x 512, less in smaller films, of
+    which so much noise would leave nothing."""
     face_prompt: Annotated[str | None, arg(metavar="TEXT")] = None
     """What the surroundings of a face show, such as "close up <*> man on the beach"; by default the film's prompt."""
     face_region: str = "following"
@@ -114,15 +115,13 @@ class Refine(Machine):
 
     def _backbone(self, run: Run | None) -> Backbone | None:
         """The backbone that the options describe; ``None`` if they say nothing: then the film names its own."""
-        from starring.generate.again import read_facts
+        from starring.refine.ask import facts_of
 
         if not any(getattr(self, f.name) for f in fields(Machine)):
             return None
         about = self.again or self.film
-        origin = None
-        if self.backbone is None and run is None and about is not None:
-            origin = read_facts(about)["backbone"]["origin"]
-        return self.load(run, origin)
+        facts = facts_of(about) if self.backbone is None and run is None and about is not None else None
+        return self.load(run, facts["backbone"] if facts is not None else None)
 
 
 def refining(bars: show.Bars) -> Callable[[Progress], None]:

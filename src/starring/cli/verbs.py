@@ -10,8 +10,9 @@ from tyro.conf import Positional, arg
 
 from starring.cli import show
 from starring.cli.ablating import Ablate
+from starring.cli.evaluating import Compare, Evaluate, evaluated
 from starring.cli.exchange import Adopt, Export, Verify
-from starring.cli.filming import Evaluate, Generate, evaluated
+from starring.cli.filming import Generate
 from starring.cli.learning import Learn
 from starring.cli.options import Number, Word
 from starring.cli.refining import Refine
@@ -150,6 +151,7 @@ VERBS: dict[str, type[Any]] = {
     "refine": Refine,
     "verify": Verify,
     "evaluate": Evaluate,
+    "compare": Compare,
     "ablate": Ablate,
     "export": Export,
     "adopt": Adopt,

@@ -18,7 +18,7 @@ from starring.config import Sample, from_json
 from starring.data.footage import digest
 from starring.data.video import read_comment
 from starring.errors import StarringError
-from starring.generate.ask import clip, filled
+from starring.generate.ask import clip, filled, photograph
 from starring.generate.films import VERSION, Film, OnProgress, Progress, Shooting, film, threads, written
 from starring.methods import build
 from starring.methods.base import Method, Plain, PlainConfig, require_family
@@ -57,6 +57,9 @@ def from_sidecar(
         shared = reopened(path, facts, backbone)
         if facts["video"] is not None:
             shared = replace(shared, **_same_clip(facts["video"], shared, path))
+        if (beside := facts.get("photograph")) is not None:  # older sidecars do not say
+            place = found(beside["file"], beside["sha256"], path, "the photograph beside which it was made")
+            shared = replace(shared, **photograph(place, shared))
         steps = shared.sample.steps
         where = Progress(film=1, films=1, step=0, steps=steps, prompt=facts["prompt"], seed=facts["seed"])
         made = film(shared, where, on_progress)

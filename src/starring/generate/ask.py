@@ -16,7 +16,7 @@ from torch import Tensor
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Reward, Sample, to_json
-from starring.data.footage import read_footage
+from starring.data.footage import read_footage, read_photograph
 from starring.data.prompts import check_cast, check_prompt
 from starring.errors import StarringError, unknown
 from starring.generate.films import Film, OnProgress, Progress, Shooting, film, repeatable, written
@@ -34,8 +34,8 @@ def generate(
     run: Run | str | Path | None, prompts: str | Sequence[str], *, seed: int = 0, num: int = 1,
     backbone: Backbone | str | Path | None = None, customized: bool = True, class_word: str | None = None,
     sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
-    video: str | Path | None = None, strength: float = 0.8, text_encoder: str = "own",
-    reward: Reward | Mapping[str, Any] | bool = False, eyes: Eyes | None = None,
+    video: str | Path | None = None, strength: float = 0.8, reference: str | Path | None = None,
+    text_encoder: str = "own", reward: Reward | Mapping[str, Any] | bool = False, eyes: Eyes | None = None,
     others: Sequence[Run | str | Path] = (),
     folder: str | Path | None = None, write: bool = True, on_progress: OnProgress | None = None,
 ) -> list[Film]:  # fmt: skip
@@ -56,6 +56,8 @@ def generate(
             folder of frames; resampled to the film's speed and size.
         strength: the share of the schedule that ``video`` goes through, in [0, 1], counted from its clean end: 0 is
             the clip as the VAE renders it, 1 begins with (nearly) pure noise.
+        reference: a photograph of the subject that stands for the reference image beside which BridgeIV films, or with
+            which a reward compares; by default that image is made.
         text_encoder: ``own`` reads prompts with the backbone's text encoder, ``trained`` with that of the backbone that
             the run was learned on (VCD, V7).
         reward: optimise each film after it was made (BridgeIV, section 4.2), with any method: ``True``, or options.
@@ -85,6 +87,8 @@ def generate(
     )  # fmt: skip
     if video is not None:
         shared = replace(shared, **clip(video, strength, shared))
+    if reference is not None:
+        shared = replace(shared, **photograph(reference, shared))
     home = Path(folder).expanduser() if folder is not None else opened.videos if opened else Path("videos")
     return _all(shared, orders, home if write else None, on_progress)
 
@@ -101,7 +105,7 @@ def prepared(
         method, origin, wished = _cast([run, *others], loaded)
     else:
         method, origin, wished = _method(run, loaded, customized, class_word)
-    if (options := options_of(reward)) is not None:
+    if (options := options_of(reward, run.record.recipe.reward if run else None)) is not None:
         if others:
             raise StarringError("A reward knows the photographs of one subject. Film several without it.")
         if run is None or not customized:
@@ -275,6 +279,24 @@ def clip(video: str | Path, strength: float, shared: Shooting, numbers: Sequence
         "frames": list(footage.numbers),
     }
     return {"video": about, "init": latents}
+
+
+def photograph(path: str | Path, shared: Shooting) -> dict[str, Any]:
+    """The photograph that stands for the reference image, as fields of :class:`Shooting`.
+
+    Raises:
+        StarringError: if it cannot be read, or the method films beside no image.
+    """
+    if not shared.method.referenced:
+        raise StarringError(
+            f"{shared.origin['name']} films beside no reference image. Film a bridgeiv run with structure or texture"
+            " on, or with a reward."
+        )
+    sample = shared.sample
+    pixels, sha256 = read_photograph(path, (sample.height, sample.width))
+    with torch.no_grad(), repeatable():
+        latents = shared.backbone.encode_video(pixels.to(shared.backbone.device))
+    return {"photograph": {"file": str(Path(path).expanduser().resolve()), "sha256": sha256}, "reference": latents}
 
 
 def _speaker(text_encoder: str, run: Run | None) -> Backbone | None:

@@ -95,6 +95,10 @@ class Shooting:
     """The clip that is changed: path, digest and strength."""
     init: Tensor | None = None
     """Its latents."""
+    photograph: dict[str, Any] | None = None
+    """The photograph beside which films are made: path and digest."""
+    reference: Tensor | None = None
+    """Its latents."""
 
 
 def shoot(method: Method, backbone: Backbone, request: Request) -> NDArray[np.uint8]:
@@ -127,7 +131,7 @@ def film(shared: Shooting, where: Progress, on_progress: OnProgress | None) -> F
     backbone = shared.backbone
     request = Request(
         prompt=where.prompt, sample=shared.sample, correlation=shared.correlation, init=shared.init,
-        strength=shared.video["strength"] if shared.video else 1.0,
+        reference=shared.reference, strength=shared.video["strength"] if shared.video else 1.0,
         generator=torch.Generator().manual_seed(where.seed), on_step=tell,
     )  # fmt: skip
     with speaking(backbone, shared.speaker):
@@ -149,6 +153,7 @@ def described(shared: Shooting, prompt: str, seed: int, frames: NDArray[np.uint8
         "backbone": about(backbone),
         "text_encoder": about(shared.speaker) if shared.speaker else None,
         "video": shared.video,
+        "photograph": shared.photograph,
         "machine": machine(backbone.device),
         "versions": versions(),
         "digital_source_type": "trainedAlgorithmicMedia",  # IPTC's word for what a machine made
@@ -219,6 +224,15 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def is_here(device: str) -> bool:
+    """Whether this machine has a device of that name, such as ``cuda``."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):  # unknown, not compiled in, or not plugged in
+        return False
+    return True
 
 
 def versions() -> dict[str, str]:

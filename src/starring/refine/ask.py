@@ -23,7 +23,7 @@ from starring.generate.ask import prepared
 from starring.generate.films import Film, Shooting, described, fingerprint, written
 from starring.perception.segment import SEGMENTERS, load_segmenter
 from starring.refine.control import load_controlnet
-from starring.refine.draw import Scene, face_vcd, tiled_vcd
+from starring.refine.draw import Scene, face_vcd, strength_of, tiled_vcd
 from starring.refine.enlarge import load_enlarger
 from starring.refine.face import FaceOptions
 from starring.refine.find import ByDetector, BySegmenter, Finder
@@ -140,13 +140,21 @@ def opened(film: Film | str | Path) -> Source:
     if isinstance(film, Film) and film.path is None:
         return Source(frames=film.frames, fps=film.facts["sample"]["fps"], path=None, facts=film.facts)
     path = Path(film.path or "") if isinstance(film, Film) else Path(film).expanduser()
-    if path.suffix.lower() == ".json":
-        path = path.with_suffix(".mp4")
-    sidecar = path.with_suffix(".json")
+    facts, path = facts_of(path), path.with_suffix(".mp4") if path.suffix.lower() == ".json" else path
     clip = read_video(path)
-    known = sidecar if sidecar.is_file() else path if path.is_file() and "frames_sha256" in read_comment(path) else None
-    facts = read_facts(known) if known is not None else None
     return Source(frames=to_uint8(clip.pixels), fps=max(1, round(clip.fps)), path=path, facts=facts)
+
+
+def facts_of(film: str | Path) -> dict[str, Any] | None:
+    """What a film says about itself, in its sidecar or in the file; ``None`` if it says nothing.
+
+    Raises:
+        StarringError: if it says what this program does not understand.
+    """
+    path = Path(film).expanduser()
+    sidecar = path.with_suffix(".json")
+    known = sidecar if sidecar.is_file() else path if path.is_file() and "frames_sha256" in read_comment(path) else None
+    return read_facts(known) if known is not None else None
 
 
 def _home(folder: str | Path | None, source: Source) -> Path:
@@ -183,6 +191,8 @@ def carried_out(
 ) -> tuple[Film, bool]:
     """The refined film, in memory, and whether anything was done; if nothing had to be, it is the source."""
     scene = Scene(shared=shared, prompt=prompt, seed=seed, tell=partial(_tell, on_progress))
+    if wish.face is not None:
+        wish = replace(wish, face=replace(wish.face, strength=strength_of(wish.face, shared.backbone)))
     frames, notes, eyes = source.frames, list[str](), dict[str, str]()
     changed = False
     if wish.face is not None:

@@ -1,0 +1,95 @@
+"""The harness itself, and every counter that a case asserts, on tiny networks: timings are for people to look at."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.cases import CASES, metrics, noise, overwriting, propagation, reward, tokens, training
+from benchmarks.counters import flops, largest
+from benchmarks.harness import AGAIN, Case, Goal, measured, ratio, timed
+from benchmarks.models import World
+from starring.backbones.base import Backbone
+from starring.perception.encoders import load_clip
+from tests.perception.tiny_eyes import tiny_clip
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def place(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> World:
+    clip = load_clip(str(tiny_clip(tmp_path_factory.mktemp("eyes") / "clip")))
+    return World(suite="cpu", device=CPU, backbone=tiny, clip=clip, seed=0)
+
+
+def busy(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_every_variant_takes_its_turn_in_every_round() -> None:
+    seen: list[str] = []
+    found = timed({name: lambda name=name: seen.append(name) for name in "abc"}, 6, CPU)
+    rounds = [seen[i : i + 3] for i in range(0, len(seen), 3)]
+    assert len(rounds) == 8, "two rounds are not counted"
+    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1, "the order changes"
+    assert {name: len(each) for name, each in found.items()} == dict.fromkeys("abc", 6)
+
+
+def test_ratios_are_of_pairs() -> None:
+    # The machine was three times slower in the second round: the medians of seconds would say 2 / 1.5.
+    found = ratio([2.0, 6.0, 2.0], [1.0, 3.0, 1.5])
+    assert (found.median, found.best) == (2.0, 2.0)
+    assert ratio([3.0], [1.0]).low == 3.0
+
+
+def test_a_case_is_held_against_its_bars() -> None:
+    case = Case(
+        id="P0", title="waiting", size="", variants={"short": lambda: busy(0.01), "long": lambda: busy(0.04)},
+        counters={"passes": 3},
+        goals=(
+            Goal(what="long / short", sign=">=", bar=2), Goal(what="short / long", sign=">=", bar=2),
+            Goal(what="passes", sign="<=", bar=3),
+        ),
+    )  # fmt: skip
+    found = measured(case, 5, CPU)
+    assert [goal["reached"] for goal in found.goals] == [True, False, True]
+    assert found.ratios["long / short"].median == pytest.approx(4, rel=0.5)
+    assert f"{AGAIN} / short" in found.ratios
+    assert found.as_json()["counters"] == {"passes": 3}
+
+
+def test_counters_count() -> None:
+    one, other = torch.ones(8, 16), torch.ones(16, 4)
+    assert flops(lambda: one @ other) == 2 * 8 * 16 * 4
+    assert largest(lambda: (one @ other).sum()) == 8 * 4 * 4
+
+
+@pytest.mark.parametrize("build", [propagation.build, overwriting.build, reward.build, tokens.build, metrics.build])
+@pytest.mark.slow
+def test_what_is_counted_keeps_to_its_bar(build: object, place: World) -> None:
+    """Exactness, memory, operations and pictures; how much memory a reward saves depends on the network's size."""
+    case: Case = build(place)  # type: ignore[operator]
+    counted = [goal for goal in case.goals if goal.what in case.counters and goal.what != "times less memory"]
+    assert counted
+    assert {goal.what: case.counters[goal.what] for goal in counted if not goal.reached(case.counters[goal.what])} == {}
+
+
+def test_the_noise_has_its_covariance() -> None:
+    assert noise.deviation(16, 0) <= 5
+
+
+def test_encoding_in_every_step_costs_operations(place: World) -> None:
+    case = training.build(place)
+    assert case.counters["times more operations when encoding"] > 1
+
+
+def test_every_case_has_a_bar_and_a_name() -> None:
+    assert all(name.startswith("P") for name in CASES)
+    files = {path.stem for path in (Path(__file__).parents[1] / "benchmarks" / "cases").glob("*.py")} - {"__init__"}
+    assert len(files) == len({name.partition(".")[0] for name in CASES}), "every file is registered"
