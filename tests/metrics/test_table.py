@@ -59,6 +59,15 @@ def test_a_group_averages_subjects_and_not_films() -> None:
     assert [named(row) for row in rows if row.metric == "dino_i"] == ["vcd (2 subjects)", "rex", "tom"]
 
 
+@pytest.mark.parametrize(("other", "told"), [(0.35, True), (0.2, False)])
+def test_a_few_runs_do_not_speak_for_a_group_whose_ceiling_is_below_its_floor(other: float, told: bool) -> None:
+    rows = all_rows([measured("rex", ceiling=0.5), measured("tom", ceiling=other)])
+    group, rex, tom = (row for row in rows if row.metric == "dino_i")
+    assert rex.recovered is not None
+    assert tom.recovered is None
+    assert (group.recovered is not None) == told
+
+
 def test_groups_stay_apart_and_a_single_run_is_no_group() -> None:
     rows = all_rows([measured("rex"), measured("tom"), measured("ada", group="other")])
     assert [row.name for row in rows if row.metric == "dino_i"] == ["vcd", "rex", "tom", "ada"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from starring.errors import StarringError
 from starring.metrics.catalogue import METRICS, short
-from starring.metrics.statistics import Estimate, Score, estimate, one_protocol, recovered
+from starring.metrics.statistics import SMALLEST_GAP, Estimate, Score, estimate, one_protocol, recovered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +125,9 @@ def rows_of(measured: Measured) -> list[Row]:
 def group_rows(group: str, runs: Sequence[Sequence[Row]]) -> list[Row]:
     """One row a metric for several runs: means and standard errors over runs.
 
+    What was recovered is averaged over the runs whose ceiling is above their floor, and left out where the mean ceiling
+    is not above the mean floor: a few runs would speak for all.
+
     Args:
         group: its name.
         runs: :func:`rows_of` each run.
@@ -139,17 +142,19 @@ def group_rows(group: str, runs: Sequence[Sequence[Row]]) -> list[Row]:
             continue
         protocol = one_protocol([Score(value=row.score.mean, protocol=row.protocol) for row in same])
         ceilings = [row.ceiling.mean for row in same if row.ceiling is not None]
+        floor = estimate([row.floor.mean for row in same])
         shares = [row.recovered.mean for row in same if row.recovered is not None]
+        above = bool(ceilings) and estimate(ceilings).mean - floor.mean >= SMALLEST_GAP
         found.append(
             Row(
                 name=group,
                 subjects=len(same),
                 metric=key,
                 score=estimate([row.score.mean for row in same]),
-                floor=estimate([row.floor.mean for row in same]),
+                floor=floor,
                 ceiling=estimate(ceilings) if ceilings else None,
                 source=" and ".join(sorted({row.source for row in same if row.source})),
-                recovered=estimate(shares) if shares else None,
+                recovered=estimate(shares) if shares and above else None,
                 protocol=protocol,
             )
         )
