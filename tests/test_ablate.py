@@ -83,6 +83,7 @@ def test_declared_rows_change_options_that_exist(name: str, tiny: Backbone) -> N
         replace(tiny.sample, **row.sample)
 
 
+@pytest.mark.slow
 def test_every_subject_is_learned_once_and_filmed_in_every_row(done: tuple[Ablation, list[Progress]]) -> None:
     found, told = done
     assert sorted(p.name for p in (found.folder / "runs").iterdir()) == ["fido-bridgeiv", "rex-bridgeiv"]
@@ -98,6 +99,7 @@ def test_every_subject_is_learned_once_and_filmed_in_every_row(done: tuple[Ablat
     assert {p.part for p in told} == {"learn", "film"}
 
 
+@pytest.mark.slow
 def test_means_errors_and_gains_are_those_of_the_subjects(done: tuple[Ablation, list[Progress]]) -> None:
     """Films of one subject depend on each other, so the error is that of two subjects' means, not of four films."""
     found, _ = done
@@ -113,6 +115,7 @@ def test_means_errors_and_gains_are_those_of_the_subjects(done: tuple[Ablation, 
     assert "over subjects" in found.tables[0].notes[0]
 
 
+@pytest.mark.slow
 def test_everything_is_written(done: tuple[Ablation, list[Progress]]) -> None:
     found, _ = done
     assert [row[0] for row in found.tables[0].rows] == list(found.shots)
@@ -127,6 +130,7 @@ def test_everything_is_written(done: tuple[Ablation, list[Progress]]) -> None:
     assert saved["rows"][-1]["reward"]["iterations"] == 1
 
 
+@pytest.mark.slow
 def test_a_row_is_the_film_of_its_options(done: tuple[Ablation, list[Progress]], tiny: Backbone) -> None:
     found, _ = done
     run = Run.open(found.folder / "runs" / "rex-bridgeiv")

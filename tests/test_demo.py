@@ -83,6 +83,7 @@ def test_everything_is_made_and_told(tmp_path: Path, tiny: Backbone, eyes: Path)
     assert all(picture.is_file() for picture in pictures)
 
 
+@pytest.mark.slow
 def test_a_second_call_makes_nothing_twice(tmp_path: Path, tiny: Backbone, eyes: Path) -> None:
     first = play(tmp_path, tmp_path / "demo", tiny, eyes)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.mp4")}
@@ -118,6 +119,7 @@ def test_it_is_stopped_while_a_film_is_enlarged(tmp_path: Path, tiny: Backbone, 
     assert "Made larger" in done.evaluation.report.read_text()
 
 
+@pytest.mark.slow
 def test_another_demonstration_in_the_same_folder_is_refused(tmp_path: Path, tiny: Backbone, eyes: Path) -> None:
     play(tmp_path, tmp_path / "demo", tiny, eyes, prompts=PROMPTS[:1])
     other = replace(small(), options={"vectors": 2})

@@ -158,6 +158,7 @@ def test_the_same_call_again_does_nothing(
     assert len(list((first.folder / "films").glob("*.mp4"))) == 8
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_goes_on_where_it_stopped(run: Run, tiny: Backbone, judge: Judge) -> None:
     with pytest.MonkeyPatch.context() as patch:
         Counter(judge, breaks_at=6).on(patch)
@@ -192,6 +193,7 @@ def test_only_what_changed_is_done_again(run: Run, tiny: Backbone, judge: Judge,
     assert steps_of(calls) == 4 * 3
 
 
+@pytest.mark.slow
 def test_lost_or_damaged_frames_are_filmed_again(run: Run, tiny: Backbone, judge: Judge) -> None:
     first = judged(run, tiny, judge, seeds=(0,))
     first.shots[0].film.unlink()
@@ -202,6 +204,7 @@ def test_lost_or_damaged_frames_are_filmed_again(run: Run, tiny: Backbone, judge
     assert [shot.scores for shot in again.shots] == [shot.scores for shot in first.shots]
 
 
+@pytest.mark.slow
 def test_several_runs_are_averaged_over_subjects(tmp_path: Path, tiny: Backbone, judge: Judge) -> None:
     runs = [finished(tmp_path, tiny, "rex", 0), finished(tmp_path, tiny, "tom", 1)]
     found = judged(runs, tiny, judge, seeds=(0,))
@@ -241,6 +244,7 @@ def test_real_films_can_be_the_ceiling(run: Run, tiny: Backbone, judge: Judge) -
     assert rows["clip_t"].ceiling.mean == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_report_shows_it_all(run: Run, tiny: Backbone, judge: Judge) -> None:
     found = judged(run, tiny, judge, title="A title", sections=[Section(title="Extra", text="More.")])
     page = found.report.read_text()

@@ -29,7 +29,9 @@ def test_import_takes_no_time_and_no_torch() -> None:
     assert not {"torch", "diffusers", "transformers", "numpy", "PIL", "rich"} & set(modules)
 
 
-@pytest.mark.parametrize("verb", [[], ["learn"], ["methods"]], ids=["starring", "learn", "methods"])
+@pytest.mark.parametrize("verb", [
+    ["learn"], pytest.param([], marks=pytest.mark.slow), pytest.param(["methods"], marks=pytest.mark.slow)
+], ids=str)  # fmt: skip
 def test_help_is_there_at_once(verb: list[str]) -> None:
     spent = []
     for _ in range(3):

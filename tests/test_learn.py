@@ -110,6 +110,7 @@ class LaterConfig(VCDConfig):
     added: int = 1
 
 
+@pytest.mark.slow
 def test_an_old_run_does_not_follow_a_later_default(
     photographs: Path, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_an_old_run_does_not_follow_a_later_default(
     assert build("vcd", tiny, RECIPE.options).config.correlation == 0.4
 
 
+@pytest.mark.slow
 def test_moved_bundled_weights_are_the_same_backbone(
     photographs: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_moved_bundled_weights_are_the_same_backbone(
     assert run.record.origin == {"name_or_path": "miniature"}
 
 
+@pytest.mark.slow
 def test_another_spelling_is_the_same_backbone_and_another_vae_is_not(
     photographs: Path, tiny: Backbone, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +190,7 @@ def test_the_vae_encodes_each_crop_once_and_never_in_a_step(photographs: Path, t
     assert {name for name, _ in seen} == {"masks", "moments"}
 
 
+@pytest.mark.slow
 def test_previews_change_no_bit(photographs: Path, tiny: Backbone, tmp_path: Path) -> None:
     plain = begin(photographs, tiny, tmp_path / "a")
     preview = Preview(prompt="a <*> dog", every=3, sample=replace(tiny.sample, steps=2))

@@ -35,6 +35,7 @@ def made(sides: Sides, backbone: Backbone, folder: Path, **more: Any) -> Compari
     return compare(sides, backbone=backbone, folder=folder, **asked)
 
 
+@pytest.mark.slow
 def test_films_are_shown_blind_and_votes_find_their_way_back(both: Sides, tiny: Backbone, tmp_path: Path) -> None:
     found = made(both, tiny, tmp_path / "c")
     key = json.loads((found.folder / "key.json").read_text())

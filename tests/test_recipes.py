@@ -53,7 +53,7 @@ def shrunk(name: str) -> Recipe:
     return replace(whole, stages=stages, data=replace(whole.data, size=32, variants=4), sample=sample)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [n if n in METHODS else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
 def test_every_recipe_learns_and_films(name: str, tiny: Backbone, tmp_path: Path) -> None:
     small = shrunk(name)
     steps: list[int] = []

@@ -100,7 +100,7 @@ def test_killed_at_any_moment(photographs: Path, tiny_folder: Path, truth: dict[
 
 
 @pytest.mark.parametrize(("phase", "step"), [("masks", 2), ("moments", 8), ("learn", 3), ("learn", 7)])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_how_to_go_on(
     phase: str,
     step: int,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from starring.cli import main
+from starring.cli import main, show
 from tests.cli.shell import Starring, learning
 from tests.data.pictures import album
 from tests.perception.tiny_eyes import tiny_eyes
@@ -14,6 +14,8 @@ from tests.perception.tiny_eyes import tiny_eyes
 def starring(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Starring:
     """Runs the command line in this process: exit code, standard output, error stream."""
     monkeypatch.setenv("COLUMNS", "200")
+    show.out.cache_clear()  # made by an earlier test, the consoles would keep its width
+    show.err.cache_clear()
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:

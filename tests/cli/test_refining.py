@@ -1,26 +1,36 @@
 """Refining films from the command line."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from starring.cli import main
 from starring.data.video import read_comment, write_video
 from tests.cli.shell import Starring, refused
 from tests.data.pictures import album
 from tests.refine.tiny_yunet import tiny_yunet
 
 
+@pytest.fixture(scope="module")
+def made(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a film of the run; do not write into it."""
+    folder = tmp_path_factory.mktemp("films")
+    words = ("--steps", 2, "--negative", "", "--device", "cpu", "--out", folder)
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in ("generate", learned, "a <*> dog", *words)])
+    assert not end.value.code
+    return folder
+
+
 @pytest.fixture
-def film(starring: Starring, learned: Path, tmp_path: Path) -> Path:
-    """A film of the run."""
-    code, _, err = starring(
-        "generate", learned, "a <*> dog", "--steps", 2, "--negative", "", "--device", "cpu", "--out", tmp_path / "films"
-    )
-    assert code == 0, err
-    (path,) = (tmp_path / "films").glob("*.mp4")
+def film(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film of the run, of the test's own, as far from the run as the first."""
+    folder = tmp_path_factory.mktemp("films")
+    (path,) = Path(shutil.copytree(made, folder, dirs_exist_ok=True)).glob("*.mp4")
     return path
 
 

@@ -44,6 +44,7 @@ def test_what_was_done_to_them_is_found(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda p: p.stem)
 def test_clips_are_read_and_written_again(clip: Path, tmp_path: Path) -> None:
     read = read_video(clip, frames=16, every=3, size=(64, 64))

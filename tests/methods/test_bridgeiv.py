@@ -102,7 +102,11 @@ READINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "prompts"), [({}, 1), *((reading, 2) for reading in READINGS)], ids=str)
+@pytest.mark.parametrize(("options", "prompts"), [
+    ({}, 1),
+    *((reading, 2) for reading in READINGS[:6]),
+    *(pytest.param(reading, 2, marks=pytest.mark.slow) for reading in READINGS[6:]),
+], ids=str)  # fmt: skip
 def test_propagation_is_its_equations(options: dict[str, Any], prompts: int, tiny: Backbone) -> None:
     """Structure, texture, flow, masks, their order and their places: one call of the network by slow loops in NumPy."""
     method, request = made(tiny, **options), wanted(tiny)

@@ -41,6 +41,7 @@ def test_the_report_opens_without_a_complaint(film: bytes, tmp_path: Path) -> No
     assert '<button id="theme" type="button">' in dom, "the script has shown the switch between light and dark"
 
 
+@pytest.mark.slow
 def test_the_ballot_opens_without_a_complaint(film: bytes, tmp_path: Path) -> None:
     duel = Duel(said="a dog", references=[Picture(png=picture())], left=film, right=film, size=(64, 64))
     page = tmp_path / "vote.html"
@@ -52,6 +53,7 @@ def test_the_ballot_opens_without_a_complaint(film: bytes, tmp_path: Path) -> No
     assert '<section class="round" data-pair="1" hidden="">' in dom
 
 
+@pytest.mark.slow
 def test_a_script_that_breaks_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "broken.html"
     page.write_text("<!doctype html><title>x</title><script>nobody.knows();</script>", encoding="utf-8")

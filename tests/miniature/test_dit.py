@@ -125,6 +125,7 @@ def test_the_transformer_learns_from_stills_and_clips(folder: Path, tmp_path: Pa
     assert moved == {"transformer", "text_encoder"}, "gradients are cleared after a step"
 
 
+@pytest.mark.slow
 def test_the_shipped_layout_films(tmp_path: Path) -> None:
     backbone = load_backbone(random_pipeline(tmp_path))
     assert (backbone.family, backbone.sample.frames, backbone.sample.height) == ("cogvideox", 17, 64)

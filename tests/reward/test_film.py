@@ -80,11 +80,13 @@ def test_the_reward_rises_after_any_method(name: str, tiny: Backbone, clip: CLIP
     assert torch.equal(tiny.predict(torch.ones(1, 4, 2, 8, 8), 5, tiny.encode_text("a dog")), before)
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_film(tiny: Backbone, clip: CLIP) -> None:
     one, two = (rewarded(tiny, clip).generate(tiny, asked(tiny)) for _ in range(2))
     assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"latent": "mean"}, {"estimate": "ddpm"}, {"normalised": False, "step": 1.0}])
 def test_other_readings_climb_too(options: dict[str, object], tiny: Backbone, clip: CLIP) -> None:
     chosen = from_json(Reward, to_json(SMALL) | options)

@@ -27,7 +27,9 @@ SHOTS_PER_SUBJECT = 4
 CAPTIONS = 4
 """Different captions kept for each item."""
 VIEWS = tuple(world.UNIT)
-LABELS = ("kind", "colour", "scene", "motion", "view", "facing", "subject", "actors")
+FACE, FIRST = 2, 4
+"""Bits of a still's mask, beside 1 for all that is no background: a person's face, and the first of its actors."""
+LABELS = ("kind", "colour", "scene", "motion", "view", "facing", "subject", "actors", "second")
 
 
 def _labels(shot: world.Shot, subject: int) -> list[int]:
@@ -41,6 +43,7 @@ def _labels(shot: world.Shot, subject: int) -> list[int]:
         int(shot.facing > 0),
         subject,
         len(shot.actors),
+        tuple(CLASSES).index(shot.actors[-1].identity.kind),
     ]
 
 
@@ -68,7 +71,7 @@ def build_stills(folder: Path, shard: int) -> None:
             who = world.identity(world.training_seed(rng))
         shot = world.random_shot(rng, who)  # pyright: ignore[reportPossiblyUnboundVariable]
         frame = world.render(shot)
-        images[i], masks[i] = frame.image, frame.mask + 2 * frame.face
+        images[i], masks[i] = frame.image, frame.mask + FACE * frame.face + FIRST * frame.first
         tokens[i] = encode([caption(shot, rng) for _ in range(CAPTIONS)])
         labels.append(_labels(shot, subject))
     _save(folder / f"stills-{shard:03d}-images.npy", images)

@@ -99,11 +99,12 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """A rendered shot: ``image`` H W 3 uint8, ``mask`` (all subjects) and ``face`` H W bool."""
+    """A rendered shot: ``image`` H W 3 uint8; ``mask`` (all subjects), ``face``, ``first`` (first actor) H W bool."""
 
     image: Image
     mask: NDArray[np.bool_]
     face: NDArray[np.bool_]
+    first: NDArray[np.bool_]
 
 
 def held_out(seed: int) -> bool:
@@ -240,8 +241,8 @@ def render(shot: Shot, size: int = SIZE) -> Frame:
     """Draw a shot."""
     side = size * OVERSAMPLE
     canvas = paint(shot.scene, side, shot.scene_seed).copy()
-    mask, face = np.zeros((side, side), np.uint8), np.zeros((side, side), np.uint8)
-    for actor in shot.actors:
+    mask, face, first = (np.zeros((side, side), np.uint8) for _ in range(3))
+    for place, actor in enumerate(shot.actors):
         who = actor.identity
         shades = _FIXED | {
             "body": who.body,
@@ -258,9 +259,10 @@ def render(shot: Shot, size: int = SIZE) -> Frame:
         canvas[inside] = palette[label[inside]]
         mask |= inside.astype(np.uint8)
         face = np.where(inside, own_face, face)
+        first = np.where(inside, np.uint8(place == 0), first)
     small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    covered = [cv2.resize(m * 255, (size, size), interpolation=cv2.INTER_AREA) > 127 for m in (mask, face)]
-    return Frame(image=small.astype(np.uint8), mask=covered[0], face=covered[1])
+    covered = [cv2.resize(m * 255, (size, size), interpolation=cv2.INTER_AREA) > 127 for m in (mask, face, first)]
+    return Frame(image=small.astype(np.uint8), mask=covered[0], face=covered[1], first=covered[2])
 
 
 def at(start: Shot, moment: float, pace: float) -> Shot:
