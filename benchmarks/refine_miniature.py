@@ -4,10 +4,11 @@
 
 For each person, photographs are rendered and VCD is learned. Three tables follow, with standard errors over people:
 
+* faces of changed clips: a clip of somebody else far away becomes a film of the person by VCD (video to video), and the
+  segmenter looks for the face, as a user would have it. Faces are compared where they were in the clip.
 * faces of rendered films: the person really rendered far away and passed through the VAE, which blurs a face of less
-  than 12 pixels. Where the face is, is known, so this looks at the drawing alone; and what the face really looks like
-  is known, so the error of the pixels that were drawn again is measured too.
-* faces of filmed films: VCD films the person far away, and the segmenter looks for the face, as a user would.
+  than 12 pixels. Such a face is right already, so this asks what is lost; and what the face really looks like is known,
+  so the error of the pixels that were drawn again is measured too.
 * tiles: the person filmed at normal distance, enlarged by Lanczos alone and with Tiled VCD on top.
 
 A face is compared, by DINO, with the faces on the photographs: crops of twice the face's size, at equal places before
@@ -37,7 +38,7 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.data.files import write_image, write_json
 from starring.data.subject import Subject
-from starring.data.video import to_uint8
+from starring.data.video import to_uint8, write_video
 from starring.generate import generate
 from starring.generate.ask import prepared
 from starring.generate.films import fingerprint
@@ -51,7 +52,7 @@ from starring.miniature.shapes import PEOPLE
 from starring.perception.encoders import CLIP, DINO, load_clip, load_dino
 from starring.perception.segment import Segmenter, load_segmenter
 from starring.refine import FaceOptions, TileOptions, comparison
-from starring.refine.draw import Scene, face_vcd, strength_of, tiled_vcd
+from starring.refine.draw import Scene, face_vcd, tiled_vcd
 from starring.refine.enlarge import Lanczos
 from starring.refine.face import as_pixels
 from starring.refine.find import BySegmenter, Face, Finder, within
@@ -80,15 +81,17 @@ class Plan:
     """Denoising steps of a whole schedule."""
     learning_steps: int | None = None
     """Instead of the recipe's own."""
-    face_strengths: tuple[float, ...] = ()
-    """Shares of the schedule that faces go through, compared with each other; without any, Face VCD's own default."""
+    face_strengths: tuple[float, ...] = (0.8,)
+    """Shares of the schedule that faces go through, compared with each other."""
+    change: float = 0.6
+    """Share of the schedule that a clip of somebody else goes through."""
     tile_strengths: tuple[float, ...] = (0.2,)
     """Shares of the schedule that tiles go through, compared with each other."""
     close: bool = True
     """Say "close up" of regions, instead of the film's prompt, which says "far away"."""
     development: bool = False
     """Take the people that settings may be chosen on, not the held-out ones."""
-    parts: tuple[str, ...] = ("rendered", "filmed", "tiles")
+    parts: tuple[str, ...] = ("changed", "rendered", "tiles")
     """Which of the tables."""
     out: Path = Path("build/refine-miniature")
     """Where everything goes."""
@@ -170,24 +173,23 @@ def face_similarity(frames: Frames, boxes: Mapping[int, Face], person: Person, c
 
 
 def redrawn(
-    scene: Scene, frames: Frames, finder: Finder, person: Person, crew: Crew, options: FaceOptions, picture: Path,
-    truth: Frames | None = None,
+    scene: Scene, frames: Frames, finder: Finder, shown: Rendered, person: Person, crew: Crew, options: FaceOptions,
+    picture: Path, truth: Frames | None = None,
 ) -> Row | None:  # fmt: skip
     """Face similarity before and after Face VCD; ``None`` if there is no small face.
 
-    With ``truth``, the film as it was before it was blurred, also its similarity, and the mean error (0 to 255) of the
-    pixels that were drawn again.
+    Faces are compared where they are ``shown``. With ``truth``, the film as it was before it was blurred, also its
+    similarity, and the mean error (0 to 255) of the pixels that were drawn again.
     """
-    found = finder.find(frames)
+    found = shown.find(frames)
     made = face_vcd(scene, frames, finder, options)
-    boxes = {
-        number: max(faces, key=lambda face: face.mask.sum())
-        for number, faces in enumerate(found)
-        if faces and any(region.present[number] for region in made.regions)
-    }
+    boxes = {number: max(faces, key=lambda face: face.mask.sum()) for number, faces in enumerate(found) if faces}
     boxes = {number: face for number, face in boxes.items() if min(face.size) >= 2 and max(face.size) < SMALL}
     if not boxes:
         return None
+    drawn = np.zeros(len(frames), dtype=np.bool_)
+    for region in made.regions:
+        drawn |= region.present
     kept = np.ones(frames.shape[:3], dtype=np.bool_)
     for region in made.regions:
         for number in np.flatnonzero(region.present):
@@ -199,6 +201,7 @@ def redrawn(
     before, after = (face_similarity(film, boxes, person, crew) for film in (frames, made.frames))
     pixels = float(np.mean([max(face.size) for face in boxes.values()]))
     row = {"pixels across": pixels, "before": before, "after": after, "gain": after - before}
+    row |= {"share of frames": float(np.mean(drawn[list(boxes)]))}
     if truth is not None:
         errors = [float(np.abs(film[~kept].astype(float) - truth[~kept]).mean()) for film in (frames, made.frames)]
         row |= {"unblurred": face_similarity(truth, boxes, person, crew)}
@@ -215,14 +218,15 @@ def scene_of(plan: Plan, person: Person, crew: Crew, number: int, far: bool) -> 
     return Scene(shared=shared, prompt=prompt, seed=number, tell=lambda what, step, total: None)
 
 
-def film(scene: Scene, person: Person, keep: Path) -> Frames:
-    """A new film of a person, kept for the other settings."""
+def film(scene: Scene, person: Person, keep: Path, clip: Path | None = None, change: float | None = None) -> Frames:
+    """A new film of a person, or a clip changed into one, kept for the other settings."""
     if keep.exists():
         return np.load(keep)
     shared = scene.shared
     (made,) = generate(
-        person.run, scene.prompt, seed=scene.seed, backbone=shared.backbone, sample=shared.sample, write=False
-    )
+        person.run, scene.prompt, seed=scene.seed, backbone=shared.backbone, sample=shared.sample, write=False,
+        video=clip, strength=change,
+    )  # fmt: skip
     part = keep.with_suffix(".part.npy")
     np.save(part, made.frames)
     part.replace(keep)
@@ -236,18 +240,23 @@ def through_vae(frames: Frames, backbone: Backbone) -> Frames:
 
 
 def faces(plan: Plan, part: str, strength: float, person: Person, crew: Crew, number: int, stem: Path) -> Row | None:
-    """Face VCD on one film, rendered or filmed."""
+    """Face VCD on one film: a changed clip, or the person rendered."""
     motion, place = MOVES[number % len(MOVES)]
     near = f"close up <*> {person.who.kind} {SCENE_WORDS[place][0]}" if plan.close else None
     options = FaceOptions(strength=strength, prompt=near)
     scene, picture = scene_of(plan, person, crew, number, True), stem.with_suffix(".png")
-    if part == "filmed":
-        frames = film(scene, person, stem.with_name(f"{person.run.name}-{number}-far-{plan.steps}.npy"))
-        return redrawn(scene, frames, BySegmenter(crew.segmenter), person, crew, options, picture)
+    if part == "changed":
+        other = world.identity(person.who.seed + 500 + 10 * number, person.who.kind)
+        shots = world.film(world.stage(other, place, motion, "far", 1, 900 + number))
+        clip = stem.with_name(f"{person.run.name}-{number}-clip.mp4")
+        write_video(clip, as_pixels(np.stack([shot.image for shot in shots])), crf=4)
+        frames = film(scene, person, stem.with_name(f"{clip.stem}-{plan.steps}.npy"), clip, plan.change)
+        shown = Rendered([shot.face for shot in shots])
+        return redrawn(scene, frames, BySegmenter(crew.segmenter), shown, person, crew, options, picture)
     shots = world.film(world.stage(person.who, place, motion, "far", 1, 500 + number))
     sharp = np.stack([shot.image for shot in shots])
-    frames, finder = through_vae(sharp, crew.backbone), Rendered([shot.face for shot in shots])
-    return redrawn(scene, frames, finder, person, crew, options, picture, truth=sharp)
+    frames, shown = through_vae(sharp, crew.backbone), Rendered([shot.face for shot in shots])
+    return redrawn(scene, frames, shown, shown, person, crew, options, picture, truth=sharp)
 
 
 def tiles(plan: Plan, strength: float, person: Person, crew: Crew, number: int, stem: Path) -> Row:
@@ -272,8 +281,7 @@ def tiles(plan: Plan, strength: float, person: Person, crew: Crew, number: int, 
 
 def measured(plan: Plan, person: Person, crew: Crew, number: int, folder: Path) -> Iterator[tuple[str, Row | None]]:
     """All measurements of one film's worth, each with its name; those made before are read."""
-    faced = plan.face_strengths or (strength_of(FaceOptions(), crew.backbone),)
-    strengths = {"rendered": faced, "filmed": faced, "tiles": plan.tile_strengths}
+    strengths = {"changed": plan.face_strengths, "rendered": plan.face_strengths, "tiles": plan.tile_strengths}
     for part in plan.parts:
         for strength in strengths[part]:
             how = f"{part}-{strength:.2f}" + ("" if plan.close or part == "tiles" else "-film's-prompt")

@@ -9,7 +9,7 @@ import torch
 
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
-from tests.tiny import tiny_animatediff
+from tests.tiny import tiny_animatediff, tiny_cogvideox
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other, and sums would depend on their number
 
@@ -30,3 +30,9 @@ def tiny(tiny_folder: Path) -> Backbone:
 def own_tiny(tiny_folder: Path) -> Backbone:
     """A tiny backbone of the test's own, to be changed at will."""
     return load_backbone(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """A random tiny CogVideoX, loaded once and shared: leave it as you found it."""
+    return load_backbone(tiny_cogvideox(tmp_path_factory.mktemp("dit")), device="cpu")

@@ -39,14 +39,15 @@ ALLOWED: dict[str, set[str]] = {
     "generate": BELOW | {"methods", "backbones", "reward"},
     "refine": BELOW | {"methods", "backbones", "generate"},
     "formats": BELOW | {"methods", "backbones"},
-    "provenance": BELOW | {"methods", "backbones", "generate"},
+    "released": BELOW | {"methods", "backbones"},
+    "provenance": BELOW | {"methods", "backbones", "generate", "refine"},
     "evaluate": BELOW | {"methods", "backbones", "metrics", "generate", "reward", "learn"},
     "ablate": BELOW | {"methods", "backbones", "metrics", "generate", "learn", "evaluate", "reward"},
     "miniature": BELOW | {"methods", "backbones", "metrics", "generate", "learn", "evaluate"},
     "demo": BELOW | {"methods", "backbones", "metrics", "generate", "refine", "learn", "evaluate"},
     "cli": BELOW
     | {"methods", "backbones", "metrics", "generate", "refine", "learn", "evaluate", "demo", "formats", "provenance"}
-    | {"ablate"},
+    | {"ablate", "released"},
     "__main__": {"cli"},
     "__init__": BELOW | {"methods", "backbones", "generate", "refine", "learn", "evaluate"},
 }

@@ -93,10 +93,7 @@ def test_from_its_sidecar_it_comes_back_bit_for_bit(run: Run, tiny: Backbone) ->
     assert again.facts == film.facts
     assert again.path is not None
     assert again.path.name == "a-dog-on-the-beach-seed3-2.mp4"  # nothing is overwritten
-    # The encoder's choices are not ours to promise, its pictures are.
-    shown, before = (read_video(path).pixels for path in (again.path, film.path))
-    assert shown.shape == before.shape
-    assert (shown - before).abs().mean() < 0.01
+    assert again.path.read_bytes() == film.path.read_bytes()
     from_film = from_sidecar(film.path, backbone=tiny, write=False)
     assert np.array_equal(from_film.frames, film.frames)
 

@@ -55,7 +55,7 @@ def test_dreambooth_follows_on_the_words_of_another_method(vcd: Run, tiny: Backb
 
 def test_without_dreambooth_the_run_is_finished_at_once(vcd: Run, tiny: Backbone, tmp_path: Path) -> None:
     """Propagation over VCD's tokens alone, which with propagation off are VCD's film."""
-    chosen = small(dreambooth="none", correlation=0.4)
+    chosen = small(dreambooth="none", correlation=0.4, words="class")  # the class word is the subject's
     run = learn("bridgeiv", ellipses(), tiny, chosen, tmp_path, tokens=vcd.folder)
     assert run.finished
     assert not run.record.recipe.stages

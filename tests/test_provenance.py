@@ -14,12 +14,20 @@ import pytest
 import torch
 
 from starring.backbones.base import Backbone
+from starring.config import Reward, to_json
+from starring.data.subject import Subject
 from starring.data.video import read_comment, write_video
 from starring.errors import StarringError
 from starring.generate import from_sidecar, generate
+from starring.perception.encoders import load_clip
+from starring.perception.segment import load_segmenter
 from starring.provenance import Verification, verify
-from starring.run import Run
+from starring.refine import TileOptions, refine
+from starring.run import Photographs, Run
+from tests.data.pictures import album
 from tests.data.test_video_metadata import remuxed
+from tests.perception.tiny_eyes import tiny_clip, tiny_segmenter
+from tests.refine.test_enlarge import tiny_swin2sr
 from tests.test_generate import make_run
 from tests.tiny import tiny_animatediff
 
@@ -164,6 +172,51 @@ def test_the_clip_and_the_film_before_are_looked_for(film: Path, tmp_path: Path,
     assert states(look(film)) == {"the clip it began from": "another", "the film before refining": "gone"}
 
 
+def test_what_a_reward_looked_with_and_at_is_looked_for(film: Path, run: Run, tmp_path: Path, look: Look) -> None:
+    folder = album(tmp_path / "rex", 2)
+    record = {**json.loads((run.folder / "config.json").read_text())}
+    record["subject"] = to_json(Photographs.of(Subject.from_folder(folder, "dog")))
+    (run.folder / "config.json").write_text(json.dumps(record))
+    places = {"segmenter": str(tiny_segmenter(tmp_path / "cutter")), "encoder": str(tiny_clip(tmp_path / "clip"))}
+    ids = {"segmenter": load_segmenter(places["segmenter"]).id, "encoder": load_clip(places["encoder"]).id}
+    method = read_comment(film)["method"]
+
+    def rewarded(**said: Any) -> None:
+        changed(film, method={**method, "reward": {"options": to_json(Reward(iterations=1)), **said}})
+
+    rewarded(**places, eyes=ids)
+    assert look(film).exact
+    rewarded(eyes=ids)  # networks that a program passed in
+    assert states(look(film)) == {"the reward's segmenter": "gone", "the reward's encoder": "gone"}
+    rewarded(**places, eyes=ids)
+    tiny_clip(tmp_path / "clip", seed=1)
+    told = look(film)
+    assert states(told) == {"the reward's encoder": "another"}
+    assert told.possible
+    tiny_clip(tmp_path / "clip")
+    (folder / "2.png").unlink()
+    told = look(film)
+    assert states(told) == {"the reward's photographs": "another"}
+    assert not told.possible
+    with pytest.raises(StarringError, match="compared with 2 photographs, and 1 of them"):
+        from_sidecar(film)
+    shutil.rmtree(folder)
+    assert states(look(film)) == {"the reward's photographs": "gone"}
+
+
+def test_what_enlarged_a_film_is_looked_for(film: Path, tiny: Backbone, tmp_path: Path, look: Look) -> None:
+    swin = tiny_swin2sr(tmp_path / "swin")
+    larger = refine(film, tiles=TileOptions(enlarger=str(swin), strength=0.0), backbone=tiny).path
+    assert larger is not None
+    assert look(larger).exact
+    shutil.rmtree(swin)
+    told = look(larger)
+    assert states(told) == {"the enlarger of refining": "gone"}
+    assert not told.possible
+    tiny_swin2sr(swin, upscale=4)
+    assert states(look(larger)) == {"the enlarger of refining": "another"}
+
+
 def test_declared_rights_are_told_and_their_end_too(film: Path, look: Look) -> None:
     facts = read_comment(film)
     rights = {"owner": "Ada", "consent": "given", "expiry": "2020-01-01"}
@@ -190,5 +243,6 @@ def test_films_of_other_makers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.mp4").write_bytes(b"x")
     with pytest.raises(StarringError, match="cannot be read as a video"):
         verify(tmp_path / "c.mp4")
-    with pytest.raises(StarringError, match="There is no"):
-        verify(tmp_path / "d.mp4")
+    for nothing in (tmp_path / "d.mp4", Path(), tmp_path):
+        with pytest.raises(StarringError, match="There is no film"):
+            verify(nothing)

@@ -12,12 +12,18 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from starring.backbones.base import Backbone
+from starring.backbones.presets import load_backbone
 from starring.config import Recipe, from_json, to_json
+from starring.data.motion import Motion
 from starring.data.subject import Subject
 from starring.generate import generate
 from starring.learn import learn
 from starring.methods import METHODS, recipe, recipes
+from tests.families import family_of
+from tests.moving import IMAGE_WIDTH, clips
+from tests.perception.tiny_eyes import tiny_clip
 from tests.perception.tiny_identity import tiny_identity_eyes
+from tests.tiny import tiny_cogvideox
 
 RECIPES = sorted(recipes())
 
@@ -40,7 +46,14 @@ def subject() -> Subject:
     return Subject.of(images, class_word="dog", name="rex")
 
 
-def shrunk(name: str) -> Recipe:
+@pytest.fixture(scope="module")
+def backbones(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
+    """A tiny backbone of each family."""
+    other = load_backbone(tiny_cogvideox(tmp_path_factory.mktemp("recipes") / "cogvideox"), device="cpu")
+    return {"animatediff": tiny, "cogvideox": other}
+
+
+def shrunk(name: str, home: Path, frames: int) -> Recipe:
     """The recipe with everything that costs time made small, and nothing else changed."""
     whole = recipe(name)
     stages = tuple(
@@ -48,17 +61,23 @@ def shrunk(name: str) -> Recipe:
         for s in whole.stages
     )
     # The tiny tokenizer spells most words letter by letter, so a long negative prompt would not fit.
-    own = whole.sample
-    sample = replace(own, frames=4, height=32, width=32, steps=2, negative=own.negative[:20]) if own else None
-    return replace(whole, stages=stages, data=replace(whole.data, size=32, variants=4), sample=sample)
+    own, options = whole.sample, dict(whole.options)
+    if METHODS[whole.method].moving:
+        options |= {"encoder": str(tiny_clip(home / "clip")), "image_width": IMAGE_WIDTH, "groups": None}
+    sample = replace(own, frames=frames, height=32, width=32, steps=2, negative=own.negative[:20]) if own else None
+    return replace(whole, stages=stages, options=options, data=replace(whole.data, size=32, variants=4), sample=sample)
 
 
 @pytest.mark.parametrize("name", [n if n in METHODS else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
-def test_every_recipe_learns_and_films(name: str, tiny: Backbone, tmp_path: Path) -> None:
-    small = shrunk(name)
+def test_every_recipe_learns_and_films(name: str, backbones: dict[str, Backbone], tmp_path: Path) -> None:
+    method = METHODS[recipe(name).method]
+    tiny = backbones[family_of(method.name)]
+    small = shrunk(name, tmp_path, tiny.sample.frames)
+    motion = Motion.read(clips(tmp_path / "running", 1)) if method.moving else None
     steps: list[int] = []
     run = learn(
-        small.method, subject(), tiny, small, tmp_path, segmenter=Ellipse(), eyes=tiny_identity_eyes(),
+        small.method, subject(), tiny, small, tmp_path / "runs", motion=motion, segmenter=Ellipse(),
+        eyes=tiny_identity_eyes(),
         on_progress=lambda p: steps.append(p.step) if p.phase == "learn" else None,
     )  # fmt: skip
     assert run.finished
@@ -67,7 +86,7 @@ def test_every_recipe_learns_and_films(name: str, tiny: Backbone, tmp_path: Path
     assert weights
     assert all(torch.isfinite(value).all() for value in weights.values())
     (film,) = generate(run, "a <*> dog on the beach", backbone=tiny)
-    assert film.frames.shape[0] == 4
+    assert film.frames.shape[0] == tiny.sample.frames
     assert film.facts["sample"] == to_json(run.record.recipe.sample)
 
 

@@ -1,7 +1,9 @@
 """A paper's component table on one's own subjects: learn each once, film it with every component on or off, score.
 
-The rows are data that a method declares (:attr:`starring.methods.base.Method.ablation`): options, sampling and reward,
-none of which changes what was learned. All rows share prompts, seeds and initial noise, so they are compared in pairs.
+The rows are data that a method declares (:attr:`starring.methods.base.Method.ablation`): options, sampling and reward.
+What was learned is shared by all rows, but for those with options on which learning itself depends
+(:attr:`~starring.methods.base.Method.shaping`). All share prompts, seeds and initial noise, so they are compared in
+pairs.
 
 The films of a subject and their scores are kept in its run, in a ledger of their own. So several processes can make one
 table in one folder, each with other subjects; the call with all of them then finds everything made.
@@ -24,7 +26,8 @@ from starring.config import Recipe, Reward, Sample, to_json
 from starring.data import prompts as suites
 from starring.data.files import write_json, write_text
 from starring.data.masks import Segmenter
-from starring.data.subject import Subject
+from starring.data.motion import Motion
+from starring.data.subject import Subject, slug
 from starring.errors import Interrupted, StarringError
 from starring.evaluate.page import png, strip
 from starring.evaluate.shots import RESULTS, Ledger, Order, Shot, Studio, unrolled
@@ -45,8 +48,6 @@ VERSION = 1
 """Of the results' layout."""
 FILMS = "ablation"
 """Where a subject's films are, in its run."""
-SHOWN = ("clip_t", "clip_i", "dino_i")
-"""The scores of the paper's table, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +57,7 @@ class Row:
     name: str
     """Which components are on."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What it changes in the run's options; nothing that learning depends on."""
+    """What it changes in the run's options; if learning depends on any of them, it is learned for itself."""
     sample: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it changes in how films are drawn."""
     reward: Reward | None = None
@@ -133,7 +134,8 @@ def rows_of(
 
 def ablate(
     method: str, subjects: Sequence[Subject], backbone: Backbone | None = None, recipe: Recipe | None = None, *,
-    rows: Sequence[Row] | None = None, suite: str | Path | Sequence[str] | None = None, seeds: Sequence[int] = (0,),
+    motion: Motion | None = None, rows: Sequence[Row] | None = None,
+    suite: str | Path | Sequence[str] | None = None, seeds: Sequence[int] = (0,),
     sample: Sample | Mapping[str, Any] | None = None, judge: Judge | str | None = None,
     segmenter: Segmenter | str | None = None, encoder: ImageEncoder | str | None = None,
     folder: str | Path = "ablation", on_progress: OnProgress | None = None,
@@ -148,6 +150,7 @@ def ablate(
         subjects: photographs, with class words and different names.
         backbone: what to learn and film on; the miniature by default.
         recipe: of learning; the method's own for the backbone by default.
+        motion: clips of a motion, for methods that learn one with each subject.
         rows: the method's own by default.
         suite: as in :func:`starring.evaluate.evaluate`; by default the method's own suite, where it has one.
         seeds: one film for each row, subject, prompt and seed.
@@ -176,24 +179,29 @@ def ablate(
     backbone, tell = backbone or load_backbone(), on_progress or _nobody
     if rows is None:
         chosen = rows_of(method, recipe or recipe_for(method, backbone))
-    runs = [_learned(home / "runs", method, subject, backbone, recipe, segmenter, tell) for subject in subjects]
-    given = dict(zip([run.name for run in runs], subjects, strict=True))
-    tasks = tasks_of(runs, suite if suite is not None else _own_suite(method, runs[0]), given, names)
-    looking = {
-        task.run.name: eyes_for(task.subject, backbone, segmenter, encoder)
-        for task in tasks
-        if any(row.reward is not None for row in chosen)
-    }
-    scorer = find_judge(judge, runs[0], backbone)
-    ledgers = {run.name: Ledger.open(run.folder / FILMS) for run in runs}
-    orders = [
-        (row, task, order)
-        for task in tasks
+    runs = {
+        row.name: [_learned(home / "runs", method, s, backbone, recipe, row, motion, segmenter, tell) for s in subjects]
         for row in chosen
-        for order in _orders(row, task, backbone, settings, seeds, looking.get(task.run.name))
+    }
+    first = next(iter(runs.values()))
+    given = dict(zip([run.name for run in first], subjects, strict=True))
+    tasks = tasks_of(first, suite if suite is not None else _own_suite(method, first[0]), given, names)
+    looking = [
+        eyes_for(task.subject, backbone, segmenter, encoder) if any(row.reward is not None for row in chosen) else None
+        for task in tasks
+    ]
+    scorer = find_judge(judge, first[0], backbone)
+    ledgers = {run.name: Ledger.open(run.folder / FILMS) for each in runs.values() for run in each}
+    owners = {run.name: name for each in runs.values() for run, name in zip(each, names, strict=True)}
+    orders = [
+        (row, own, order)
+        for i, task in enumerate(tasks)
+        for row in chosen
+        for own in [replace(task, run=runs[row.name][i])]
+        for order in _orders(row, own, backbone, settings, seeds, looking[i])
     ]
     shots = _filmed(orders, chosen, backbone, ledgers, scorer, tell)
-    return _told(method, chosen, tasks, shots, home, scorer)
+    return _told(method, chosen, tasks, owners, shots, home, scorer)
 
 
 def _check_results(home: Path) -> None:
@@ -212,10 +220,10 @@ def _check_results(home: Path) -> None:
 
 
 def _learned(
-    runs: Path, method: str, subject: Subject, backbone: Backbone, recipe: Recipe | None,
-    segmenter: Segmenter | str | None, tell: OnProgress,
+    runs: Path, method: str, subject: Subject, backbone: Backbone, recipe: Recipe | None, row: Row,
+    motion: Motion | None, segmenter: Segmenter | str | None, tell: OnProgress,
 ) -> Run:  # fmt: skip
-    """The run of a subject: found finished, gone on with, or begun.
+    """The run of a subject, for all rows or for one: found finished, gone on with, or begun.
 
     Raises:
         StarringError: if it was learned from other photographs, or as another recipe says.
@@ -226,16 +234,16 @@ def _learned(
             what = f"{subject.name}: {progress.phase}"
             tell(Progress(part="learn", done=progress.step, total=progress.total, what=what))
 
-    begun = runs / f"{subject.name}-{method}"
+    more: dict[str, Any] = {"motion": motion, "segmenter": segmenter, "on_progress": told}
+    begun, own = runs / f"{subject.name}-{method}", set(row.options) & find(method).shaping
+    if own:
+        begun, recipe = begun.with_name(f"{begun.name}-{slug(row.name)}"), recipe or recipe_for(method, backbone)
+        recipe = replace(recipe, options={**recipe.options, **{key: row.options[key] for key in own}})
     if not (begun / "config.json").is_file():
-        return learn(
-            method, subject, backbone, recipe, runs, name=begun.name, segmenter=segmenter, on_progress=told
-        )  # fmt: skip
+        return learn(method, subject, backbone, recipe, runs, name=begun.name, **more)
     if recipe is not None:
-        return learn(
-            method, subject, backbone, recipe, resume=begun, segmenter=segmenter, on_progress=told
-        )  # fmt: skip
-    return resume(begun, backbone, subject, segmenter=segmenter, on_progress=told)
+        return learn(method, subject, backbone, recipe, resume=begun, **more)
+    return resume(begun, backbone, subject, **more)
 
 
 def _own_suite(method: str, run: Run) -> str:
@@ -302,39 +310,31 @@ def _filmed(
 
 
 def _told(
-    method: str,
-    rows: tuple[Row, ...],
-    tasks: Sequence[Task],
-    shots: dict[str, list[Shot]],
-    home: Path,
-    judge: Judge,
-) -> Ablation:
+    method: str, rows: tuple[Row, ...], tasks: Sequence[Task], owners: Mapping[str, str],
+    shots: dict[str, list[Shot]], home: Path, judge: Judge,
+) -> Ablation:  # fmt: skip
     """Write results, table and report."""
     baseline = shots[rows[0].name]
-    for key in SHOWN:
-        one_protocol([shot.scores[key] for films in shots.values() for shot in films])
-    scores = {name: {key: _mean(films, key) for key in SHOWN} for name, films in shots.items()}
-    gains = {
-        name: {key: _mean(films, key, baseline) for key in SHOWN}
-        for name, films in shots.items()
-        if films is not baseline
-    }
+    paper = find(method).title.split(":")[0]
+    every = [shot for films in shots.values() for shot in films]
+    shown = [key for key in find(method).columns if all(any(key in s.scores for s in each) for each in shots.values())]
+    for key in shown:
+        one_protocol([shot.scores[key] for shot in every if key in shot.scores])
+    scores = {name: {key: _mean(films, key) for key in shown} for name, films in shots.items()}
+    others = {name: films for name, films in shots.items() if films is not baseline}
+    gains = {name: {key: _mean(films, key, baseline) for key in shown} for name, films in others.items()}
     over = "subjects" if len(tasks) > 1 else "films"
     numbers = {"subject": len(tasks), "prompt": len(tasks[0].prompts), "seed": len({s.seed for s in baseline})}
     count = ", ".join(f"{number} {what}{'s' if number > 1 else ''}" for what, number in numbers.items())
     tables = (
-        _table(
-            f"The components of {find(method).title.split(':')[0]}",
-            scores,
-            f"Mean ± one standard error over {over}; {count}.",
-        ),
-        _table(f"Difference from {rows[0].name}", gains, "Of films with equal subject, prompt and seed."),
+        _table(f"The components of {paper}", shown, scores, f"Mean ± one standard error over {over}; {count}."),
+        _table(f"Difference from {rows[0].name}", shown, gains, "Of films with equal subject, prompt and seed."),
     )
     results, markdown, report = home / RESULTS, home / "table.md", home / "report.html"
     films = {
         name: [
-            {"subject": s.run, "prompt": s.prompt, "seed": s.seed, "seconds": s.seconds,
-             "scores": {key: s.scores[key].value for key in SHOWN}}
+            {"subject": f"{owners[s.run]}-{method}", "prompt": s.prompt, "seed": s.seed, "seconds": s.seconds,
+             "scores": {key: s.scores[key].value for key in shown if key in s.scores}}
             for s in each
         ]
         for name, each in shots.items()
@@ -350,7 +350,7 @@ def _told(
     write_text(markdown, "\n\n".join(as_markdown(table) for table in tables) + "\n")
     page = Report(
         title=tables[0].title, lead=f"{count}: {sum(map(len, shots.values()))} films.", rows=(), tables=tables,
-        sections=_sections(tasks, shots), facts={"Judge": judge.protocol},
+        sections=_sections(tasks, owners, shots), facts={"Judge": judge.protocol},
     )  # fmt: skip
     write_text(report, html(page))
     return Ablation(
@@ -363,28 +363,28 @@ def _mean(films: Sequence[Shot], key: str, baseline: Sequence[Shot] = ()) -> Est
     """A score, or its difference from the baseline's films in the same order: mean over each subject, then over all."""
     values: dict[str, list[float]] = {}
     for i, shot in enumerate(films):
+        if key not in shot.scores or (baseline and key not in baseline[i].scores):
+            continue  # nobody was seen in one of the two
         base = baseline[i].scores[key].value if baseline else 0.0
         values.setdefault(shot.run, []).append(shot.scores[key].value - base)
     subjects = list(values.values())
     return estimate(subjects[0] if len(subjects) == 1 else [estimate(each).mean for each in subjects])
 
 
-def _table(title: str, numbers: Mapping[str, Mapping[str, Estimate]], note: str) -> Table:
-    cells = [
-        (name, *(plus_minus(values[key], METRICS[key].digits) for key in SHOWN)) for name, values in numbers.items()
-    ]
-    columns = ("row", *(METRICS[key].title for key in SHOWN))
+def _table(title: str, shown: Sequence[str], numbers: Mapping[str, Mapping[str, Estimate]], note: str) -> Table:
+    cells = [(name, *(plus_minus(v[key], METRICS[key].digits) for key in shown)) for name, v in numbers.items()]
+    columns = ("row", *(METRICS[key].title for key in shown))
     return Table(title=title, columns=columns, rows=tuple(cells), notes=(note,))
 
 
-def _sections(tasks: Sequence[Task], shots: Mapping[str, list[Shot]]) -> list[Section]:
+def _sections(tasks: Sequence[Task], owners: Mapping[str, str], shots: Mapping[str, list[Shot]]) -> list[Section]:
     """For each subject, frames of every row's film of the same prompt and seed, below each other."""
     found: list[Section] = []
     for task in tasks:
         for prompt in task.prompts:
             pictures: list[Picture] = []
             for name, films in shots.items():
-                shot = next(s for s in films if (s.run, s.prompt) == (task.run.name, prompt))
+                shot = next(s for s in films if (owners[s.run], s.prompt) == (task.label, prompt))
                 with Image.open(shot.frames) as sheet:
                     frames = [Image.fromarray(frame) for frame in unrolled(sheet, shot.count)]
                 pictures.append(Picture(png=png(strip(frames)), caption=name, pixels=True))

@@ -18,6 +18,9 @@ from starring.errors import StarringError, unknown
 
 T = TypeVar("T")
 
+FITS = ("square", "letterbox", "crop", "stretch")
+PACES = ("first", "film")
+
 _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -110,6 +113,17 @@ class Data:
     """Caption of a photograph that has none of its own."""
     templates: tuple[str, ...] = ()
     """Several such captions, one drawn for each crop, instead of ``template``."""
+    fit: str = "square"
+    """Cut ``square`` crops of photographs, or take them whole and bring them to the film's height and width:
+    ``letterbox`` (with bars, which nothing is learned from), ``crop`` (the middle) or ``stretch``."""
+    pace: str = "first"
+    """Which frames of a motion clip are learned from: its ``first`` ones whatever its speed, or as many as a ``film``
+    of the same length in seconds has."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("fit", FITS), ("pace", PACES)):
+            if getattr(self, name) not in known:
+                raise unknown(f"choice for '{name}'", str(getattr(self, name)), known)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +142,18 @@ class Stage:
     steps; empty trains on the run's own."""
     rewarded: bool = False
     """Whether the method is judged in this stage by eyes that know the subject, and not by its photographs."""
+    clips: int = 0
+    """Motion clips in a batch, for methods that learn a motion together with a subject: each step is on so many clips
+    or on photographs. 0 leaves clips out."""
+    clip_share: float = 0.5
+    """Share of the steps that are on clips, drawn at random."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 0 or not 0 < self.clip_share < 1:
+            raise StarringError(
+                f"A stage takes 0 clips or more in a share of its steps in (0, 1), not {self.clips} in"
+                f" {self.clip_share}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,8 +246,13 @@ def _convert(what: str, hint: Any, value: Any) -> Any:
         chosen = [a for a in args if a is not type(None)]
         return None if value is None else _convert(what, chosen[0], value)
     if origin is tuple:
-        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
-        return tuple(_convert(what, a, v) for a, v in zip(inner, value, strict=True))
+        open_ended = len(args) == 2 and args[1] is Ellipsis
+        if not isinstance(value, list | tuple) or not (open_ended or len(value) == len(args)):
+            kind = "a list" if open_ended else f"a list of {len(args)} values"
+            raise StarringError(f"{what} must be {kind}, and it was given as {value!r}.")
+        given = typing.cast("list[Any]", value)
+        inner = [args[0]] * len(given) if open_ended else list(args)
+        return tuple(_convert(what, a, v) for a, v in zip(inner, given, strict=True))
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
         return from_json(hint, typing.cast("Mapping[str, Any]", value))
     if hint in _SCALARS and not _is(hint, value):

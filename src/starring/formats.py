@@ -1,4 +1,4 @@
-"""Learned words in the files of other programs: A1111 and ComfyUI embeddings, diffusers' ``learned_embeds``.
+"""What was learned in the files of other programs: embeddings of A1111, ComfyUI and diffusers, LoRAs of diffusers.
 
 ============ ====================================================== ========================================
 program      file                                                   content
@@ -45,6 +45,8 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
 }
 """Programs that are written for, and the suffixes they read, the usual one first."""
 SAFE, PICKLES = (".safetensors",), (".pt", ".bin", ".pth", ".ckpt")
+LORA = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA."""
 ASTERISK = 265
 """The id of ``*`` in CLIP's vocabulary, which A1111 notes beside an embedding."""
 BARE = "emb_params"
@@ -94,12 +96,15 @@ def write_embedding(path: str | Path, embedding: Embedding, program: str) -> Pat
             "string_to_token": {"*": ASTERISK}, "string_to_param": {"*": rows}, "name": embedding.word,
             "step": embedding.step, "sd_checkpoint": None, "sd_checkpoint_name": embedding.base or None,
         }  # fmt: skip
-    data = save(content) if suffix in SAFE else _pickled(content)
+    _write(path, save(content) if suffix in SAFE else _pickled(content))
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
     if path.exists() and path.read_bytes() != data:
         raise StarringError(f"{path} is there already, and is something else. Name another file by --out.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
-    return path
 
 
 def token(word: str) -> str:
@@ -139,7 +144,8 @@ def export(run: Run, program: str, path: str | Path | None = None, word: str | N
     """Write what a run learned for another program.
 
     Args:
-        run: a finished run whose method learns words and nothing else.
+        run: a finished run whose method learns words, or words and a low-rank adapter; the latter, for diffusers
+            only, goes into :data:`LORA` beside the words.
         program: a key of :data:`PROGRAMS`.
         path: where to; ``exports/<word>.<suffix>`` in the run by default.
         word: what prompts will say; the subject's name by default.
@@ -150,7 +156,13 @@ def export(run: Run, program: str, path: str | Path | None = None, word: str | N
     if program not in PROGRAMS:
         raise unknown("program", program, PROGRAMS)
     record = run.record
-    key = find(record.recipe.method).embedding
+    kind = find(record.recipe.method)
+    key = kind.embedding or ("rows" if kind.lora is not None and program == "diffusers" else None)
+    if key is None and kind.lora is not None:
+        raise StarringError(
+            f"{run.folder} was learned by {record.recipe.method}: words, and an adapter that is open in the last steps"
+            " only. Write it --to diffusers, which can do that."
+        )
     if key is None:
         raise StarringError(
             f"{run.folder} was learned by {record.recipe.method}, whose result is more than words, so no embedding can"
@@ -164,7 +176,33 @@ def export(run: Run, program: str, path: str | Path | None = None, word: str | N
     usual = run.folder / "exports" / f"{word}{PROGRAMS[program][0]}"
     if program == "diffusers":
         usual = run.folder / "exports" / word / f"learned_embeds{PROGRAMS[program][0]}"
-    return write_embedding(path or usual, embedding, program)
+    written = write_embedding(path or usual, embedding, program)
+    if kind.lora is not None:
+        _write(written.with_name(LORA), save(adapter_of(run)))
+    return written
+
+
+def adapter_of(run: Run) -> dict[str, Tensor]:
+    """The low-rank adapter of a run in the names of PEFT, as ``load_lora_weights`` of diffusers' pipelines reads it.
+
+    Alpha is the rank in such a file, so another strength is multiplied into the upper half.
+
+    Raises:
+        StarringError: if the run has not finished, or has none.
+    """
+    kind, options = find(run.record.recipe.method), run.record.recipe.options
+    if kind.lora is None:
+        raise StarringError(f"{run.folder} was learned by {run.record.recipe.method}, which has no low-rank adapter.")
+    found: dict[str, Tensor] = {}
+    for key, value in run.load_weights().items():
+        module, _, rest = key.partition(".")
+        if module != kind.lora:
+            continue
+        layer, half = rest.replace("/", ".").removesuffix(".weight").rsplit(".", 1)
+        up, alpha = half == "up", options.get("alpha")
+        strength = float(alpha) / value.shape[1] if up and alpha is not None else 1.0
+        found[f"unet.{layer}.{'lora_B' if up else 'lora_A'}.weight"] = (strength * value.float()).cpu().contiguous()
+    return found
 
 
 def spoken(program: str, file: Path, word: str, class_word: str) -> str:

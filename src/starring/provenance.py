@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ from starring.backbones.presets import load_backbone
 from starring.config import from_json
 from starring.data.footage import digest
 from starring.data.rights import Rights
+from starring.data.subject import SUFFIXES
 from starring.data.video import read_comment, untouched
 from starring.errors import StarringError
 from starring.generate.again import read_facts
 from starring.generate.films import fingerprint, is_here, machine, versions
+from starring.perception.encoders import load_clip
+from starring.perception.segment import load_segmenter
+from starring.refine.again import eyes_of
+from starring.run import Run
 
 SAME, OTHER, GONE = "same", "another", "gone"
 """How something stands to what it was when the film was made."""
@@ -89,15 +94,19 @@ def verify(path: str | Path, backbone: Backbone | None = None) -> Verification:
     """
     path = Path(path).expanduser()
     facts, remarks = _read(path)
-    findings = [*_files(path, facts), *_networks(facts, backbone), *_surroundings(facts)]
+    networks, loaded = _networks(facts, backbone)
+    findings = [*_files(path, facts), *_photographs(path, facts), *networks]
+    if loaded is not None:
+        findings += [*_eyes(facts, loaded)]
+    findings += [*_surroundings(facts)]
     return Verification(path=path, facts=facts, findings=tuple(findings), remarks=(*remarks, *_declared(facts)))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The facts, from the film itself if it has them, and what is odd about film and sidecar."""
-    film, sidecar = path.with_suffix(".mp4") if path.suffix == ".json" else path, path.with_suffix(".json")
     if not path.is_file():
-        raise StarringError(f"There is no {path}. Give a film, or the .json beside it.")
+        raise StarringError(f"There is no film {path}. Give a film, or the .json beside it.")
+    film, sidecar = path.with_suffix(".mp4") if path.suffix == ".json" else path, path.with_suffix(".json")
     if not film.is_file():
         return read_facts(sidecar), [f"There is no film beside {sidecar.name}."]
     inside = read_comment(film)
@@ -125,6 +134,7 @@ def _files(path: Path, facts: dict[str, Any]) -> Iterator[Finding]:
     places = {f"what was learned {word}".strip(): member for word, member in members.items() if member.get("file")}
     places |= {"the clip it began from": facts["video"]} if facts.get("video") else {}
     places |= {"the photograph it was made beside": facts["photograph"]} if facts.get("photograph") else {}
+    places |= {"what its layout follows": facts["control"]} if facts.get("control") else {}
     places |= {"the film before refining": facts["refined"]["film"]} if facts.get("refined") else {}
     for what, place in places.items():
         file, sha256 = place["file"], place["sha256"]
@@ -140,8 +150,30 @@ def _files(path: Path, facts: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(what=what, then=file, now=now, state=SAME if same else OTHER, needed=True)
 
 
-def _networks(facts: dict[str, Any], backbone: Backbone | None) -> Iterator[Finding]:
-    """The backbone's weights, and those of another text encoder if there was one."""
+def _photographs(path: Path, facts: dict[str, Any]) -> Iterator[Finding]:
+    """What a reward compared the film with."""
+    method = facts["method"]
+    if "reward" not in method:
+        return
+    what, then = "the reward's photographs", "those of the run"
+    try:
+        photographs = Run.open((path.resolve().parent / method["file"]).parent).record.subject
+    except StarringError as error:
+        yield Finding(what=what, then=then, now=str(error), state=GONE, needed=True)
+        return
+    known, files = set(photographs.digests.values()), list[Path]()
+    if photographs.folder is not None and (folder := Path(photographs.folder)).is_dir():
+        files = [file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES]
+    there = {digest(file) for file in files} & known
+    yield Finding(
+        what=what, then=f"{len(known)} photographs", now=f"{len(there)} of them are there, unchanged",
+        state=SAME if there == known else OTHER if there else GONE, needed=True,
+    )  # fmt: skip
+
+
+def _networks(facts: dict[str, Any], backbone: Backbone | None) -> tuple[list[Finding], Backbone | None]:
+    """The backbone's weights, and those of another text encoder if there was one; and the backbone, if it is here."""
+    found, here = list[Finding](), backbone
     for what, about in (("the backbone", facts["backbone"]), ("the text encoder", facts.get("text_encoder"))):
         if about is None:
             continue
@@ -153,11 +185,36 @@ def _networks(facts: dict[str, Any], backbone: Backbone | None) -> Iterator[Find
                 **origin, device="cpu", dtype=about["dtype"]
             )  # fmt: skip
         except StarringError as error:
-            yield Finding(what=what, then=then, now=str(error), state=GONE, needed=True)
+            found.append(Finding(what=what, then=then, now=str(error), state=GONE, needed=True))
             continue
+        here = loaded if what == "the backbone" else here
         same = fingerprint(loaded) == about["fingerprint"]
         now = "there, unchanged" if same else "there, but with other weights"
-        yield Finding(what=what, then=then, now=now, state=SAME if same else OTHER, needed=True)
+        found.append(Finding(what=what, then=then, now=now, state=SAME if same else OTHER, needed=True))
+    return found, here
+
+
+def _eyes(facts: dict[str, Any], backbone: Backbone) -> Iterator[Finding]:
+    """Networks beside the backbone: those of a reward, and those of a film that was refined."""
+    loads: dict[str, tuple[str, Callable[[], str]]] = {}
+    if noted := facts.get("refined", {}).get("eyes"):
+        now = eyes_of(facts["refined"], backbone)
+        loads |= {f"the {name} of refining": (then, now[name]) for name, then in noted.items()}
+    if (reward := facts["method"].get("reward")) is not None:
+        then = reward.get("eyes", {"segmenter": "", "encoder": ""})  # older films do not say
+        for name, load in (("segmenter", load_segmenter), ("encoder", load_clip)):
+            loads[f"the reward's {name}"] = then[name], lambda load=load, name=name: load(reward[name]).id
+            if name not in reward:
+                now = "passed in by a program, so not known by name"
+                yield Finding(what=f"the reward's {name}", then=then[name], now=now, state=GONE, needed=True)
+                del loads[f"the reward's {name}"]
+    for what, (then, load) in loads.items():
+        try:
+            now = load()
+        except StarringError as error:
+            yield Finding(what=what, then=then, now=str(error), state=GONE, needed=True)
+            continue
+        yield Finding(what=what, then=then or "not noted", now=now, state=SAME if then in ("", now) else OTHER)
 
 
 def _surroundings(facts: dict[str, Any]) -> Iterator[Finding]:

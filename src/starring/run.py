@@ -33,6 +33,7 @@ from torch import Tensor
 
 from starring.config import Recipe, from_json, to_json
 from starring.data.files import write_bytes, write_folder, write_json, write_text
+from starring.data.motion import MotionRecord
 from starring.data.rights import Rights
 from starring.data.subject import Subject, slug
 from starring.errors import StarringError
@@ -83,6 +84,8 @@ class Record:
     """The backbone's family; any backbone of it can film the run."""
     subject: Photographs
     """Whose photographs."""
+    motion: MotionRecord | None = None
+    """The clips, of a run that learned a motion as well."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions, for the record."""
 

@@ -225,7 +225,7 @@ def test_sincos_positions_refuse_references_with_the_reason(tmp_path: Path) -> N
 
 
 def test_other_parts_are_refused_in_words(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(StarringError, match="--base and --adapter"):
+    with pytest.raises(StarringError, match="--base, --adapter and --lora"):
         load_backbone(folder, adapter="guoyww/animatediff-motion-adapter-v1-5-2")
     newer = tiny_cogvideox(tmp_path / "newer", patch_size_t=2)
     with pytest.raises(StarringError, match=r"CogVideoX 1\.5"):

@@ -98,3 +98,16 @@ def test_what_cannot_be_refined(starring: Starring, film: Path, words: Sequence[
 def test_no_film_at_all(starring: Starring, tmp_path: Path) -> None:
     refused(starring("refine"), "--from")
     refused(starring("refine", tmp_path / "nowhere.mp4", "--face"), "There is no video")
+    refused(starring("refine", "/", "--face"), "no film")
+
+
+@pytest.mark.filterwarnings("ignore:The prompt 'cgi")  # long for a tiny vocabulary
+def test_the_folder_one_stands_in_is_a_clip_too(
+    starring: Starring, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(album(tmp_path / "shots", 4, (32, 32)))
+    code, out, err = starring(
+        "refine", ".", "--tiles", 2, "--tile-strength", 0, "--run", learned, "--prompt", "a <*> dog", "--device", "cpu"
+    )
+    assert code == 0, err
+    assert str(tmp_path / "shots-2x.mp4") in out

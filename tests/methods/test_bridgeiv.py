@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from starring.backbones.base import Backbone
 from starring.errors import StarringError
-from starring.layers.attention import overwritten
+from starring.layers.attention import Compute, WrittenOut, overwritten, plain
 from starring.layers.matching import match
+from starring.layers.propagation import Propagation
 from starring.methods import build
 from starring.methods.base import Request, draw
 from starring.methods.bridgeiv import BridgeIV, aside
@@ -154,22 +156,49 @@ def test_a_film_equal_to_the_reference_keeps_its_columns(tiny: Backbone) -> None
 # --- what is held in memory (P8) --------------------------------------------------------------------------------------
 
 
-def test_no_map_is_ever_held(tiny: Backbone) -> None:
-    """Inside attention nothing is larger than the queries, however many words the prompt has."""
+def test_no_map_is_ever_held(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside attention nothing is larger than what goes into it, however many cells and words there are."""
     q, k, v, column = noise(0, 1, 4, 4096, 40), noise(1, 1, 4, 77, 40), noise(2, 1, 4, 77, 40), noise(3, 1, 4, 1, 4096)
     with Largest() as seen:
         overwritten(q, k, v, [5], column)
     assert seen.numel <= q.numel() < 4 * 4096 * 77
-    # The whole network makes nothing larger than it does without propagation.
-    method, sizes = made(tiny), dict[str, int]()
+    # The same in every layer of a network.
+    own, shares = WrittenOut.__init__, list[float]()
+
+    def init(self: WrittenOut, compute: Compute, frames: int = 1) -> None:
+        def counted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            with Largest() as seen:
+                out = compute(q, k, v)
+            shares.append(seen.numel / max(q.numel(), k.numel()))
+            return out
+
+        own(self, counted, frames)
+
+    monkeypatch.setattr(WrittenOut, "__init__", init)
+    method = made(tiny)
     with method.attached(tiny), torch.no_grad():
         text = tiny.encode_text(["a cat", method.prompt(PROMPT)])
-        stpm = method.propagation(tiny, text, (3, 8, 8), wanted(tiny))
-        for name, image, film in (("bare", nothing, nothing), ("bridged", stpm.watched, stpm.bridged)):
-            with Largest() as seen:
-                two_steps(method, tiny, text, image, film)
-            sizes[name] = seen.numel
-    assert sizes["bridged"] <= sizes["bare"]
+        for attention in (plain, whole_map):
+            stpm = method.propagation(tiny, text, (3, 8, 8), wanted(tiny))
+            monkeypatch.setattr("starring.layers.propagation.plain", attention)
+            two_steps(method, tiny, text, stpm.watched, partial(matched, stpm))
+            layers = len(tiny.sites("cross")) + len(tiny.sites("spatial"))
+            assert len(shares) == 4 * layers - layers - 1  # the film's first step is plain, and one self-attention
+            assert (max(shares) <= 1) == (attention is plain)
+            shares.clear()
+
+
+@contextmanager
+def matched(stpm: Propagation) -> Iterator[None]:
+    """The film's call with its flows at hand, which are found by parts of a cost volume and are no attention."""
+    with stpm.bridged():
+        for cells in (64, 16, 4) if stpm.features else ():
+            stpm.flow(cells)
+        yield
+
+
+def whole_map(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
 def test_matching_is_done_once_for_each_resolution_and_step(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,22 +16,24 @@ from starring.config import from_json, to_json
 from starring.errors import StarringError
 from starring.methods import METHODS, build
 from starring.methods.base import Batch, Method, Request
+from tests.families import BACKBONES, family_of
 from tests.perception.tiny_identity import tiny_identity
-from tests.tiny import tiny_animatediff
-
-BACKBONES = {"animatediff": tiny_animatediff}
-"""One tiny twin for each backbone family."""
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
-def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    folder = tmp_path_factory.mktemp("contract") / request.param
-    return load_backbone(str(BACKBONES[request.param](folder)))
+@pytest.fixture(scope="module", params=METHODS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest, backbone: Backbone) -> Method:
-    return build(request.param, backbone)
+@pytest.fixture(scope="module")
+def backbone(name: str, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    family = family_of(name)
+    return load_backbone(str(BACKBONES[family](tmp_path_factory.mktemp("contract") / family)))
+
+
+@pytest.fixture
+def method(name: str, backbone: Backbone) -> Method:
+    return build(name, backbone)
 
 
 # Random networks see so little of a subject that beside the reward's gradient a penalty on weights would be all.
@@ -60,6 +62,16 @@ def batch(backbone: Backbone, size: int = 2, seed: int = 0, rewarded: bool = Fal
         generator=generator,
         identity=tiny_identity() if rewarded else None,
     )
+
+
+def clips(method: Method, backbone: Backbone, size: int = 2, seed: int = 0) -> Batch:
+    """A batch of a motion, for methods that learn one too."""
+    generator, s = torch.Generator().manual_seed(seed), backbone.sample
+    shape = backbone.latent_shape(s.frames, s.height, s.width)
+    return Batch(
+        latents=torch.randn(size, *shape, generator=generator), captions=["a man running"] * size, motion=True,
+        images=torch.randn(size, method.config.image_width, generator=generator), generator=generator,
+    )  # fmt: skip
 
 
 def request_of(backbone: Backbone, prompt: str = "a <*> dog on the beach", seed: int = 5) -> Request:
@@ -160,6 +172,8 @@ def test_gradients_reach_all_own_parameters_and_no_others(method: Method, backbo
         assert chosen
         shaken(method)  # a branch that starts at zero passes no gradient to its inner weights
         method.loss(backbone, batch(backbone, rewarded=is_rewarded(method, stage)), 0.0).total.backward()
+        if method.moving:
+            method.loss(backbone, clips(method, backbone), 0.0).total.backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in chosen)
         learnt |= {names[id(p)] for p in chosen}
     assert learnt == set(names.values()), "every parameter of the method is learned in some stage"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from starring.miniature import corpus, eyes, world
+from starring.miniature import corpus, eyes, models, world
 from starring.miniature.shapes import CLASSES, PEOPLE
+from starring.miniature.words import encode
 
 SHARD = 400
 
@@ -87,4 +89,23 @@ def test_a_step_teaches_the_segmenter(shelf: corpus.Shelf, tmp_path: Path) -> No
         values = eyes.segmenter_loss(tmp_path, trainer)(np.random.default_rng(0), 0.0)
     assert 0 < float(values["overlap"].detach()) < 1 < float(values["loss"].detach())
     values["loss"].backward()
-    assert all(p.grad is not None for n, p in trainer.modules.named_parameters() if "decoder" in n)
+    for tower in (
+        "decoder",
+        "vision_model",
+        "text_model",
+        "head",
+    ):  # the class itself freezes both towers
+        grads = {name: p.grad for name, p in trainer.modules.named_parameters() if tower in name}
+        assert any(grad is not None and grad.abs().max() > 0 for grad in grads.values()), tower
+
+
+def test_the_trained_forward_is_the_networks_own() -> None:
+    net = models.segmenter().eval()
+    ids = torch.from_numpy(np.array(encode(["a dog", "a face"])).astype(np.int64))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        logits, patches, said = eyes.answered(net, ids, images)
+        own = net(input_ids=ids, pixel_values=images)
+    torch.testing.assert_close(logits, own.logits)
+    torch.testing.assert_close(said, own.conditional_embeddings)
+    torch.testing.assert_close(patches, own.vision_model_output.last_hidden_state[:, 1:])

@@ -12,6 +12,7 @@ from starring.miniature import gates
 from starring.miniature.export import WEIGHTS
 
 REACHED: dict[str, float] = json.loads((WEIGHTS / "gates.json").read_text())
+STUDENT = WEIGHTS / "gates-student.json"
 SLACK = {"vae_psnr": 0.1, "vae_colour": 0.1, "film_flicker": 1.0}
 
 
@@ -34,7 +35,8 @@ def test_all_weights_fit_their_budget() -> None:
         files = [file for file in WEIGHTS.rglob("*") if file.is_file()]
         return sum(file.stat().st_size for file in files if not set(but) & set(file.parts))
 
-    assert size("judges", "identity", "dit") <= 20_000_000
+    assert size("judges", "identity", "dit", "student") <= 20_000_000
+    assert size() - size("student") <= 4_000_000
     assert size() <= 40_000_000
     assert size() - size("judges") <= 1_500_000
 
@@ -66,6 +68,20 @@ def test_the_film_model() -> None:
     backbone = load_backbone("miniature")
     check(gates.pictures(backbone, image, count=30, steps=15), 0.2)
     check(gates.motion_pictures(backbone, image, motion, count=6, steps=12), 0.35)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STUDENT.is_file(), reason="the four-step model ships as soon as it is trained")
+def test_the_four_step_model() -> None:
+    """As many films as in ``gates-student.json``, from the same noise: what it loses to its teacher was measured."""
+    from starring.backbones.presets import load_backbone
+    from starring.miniature.judges import load
+
+    reached: dict[str, float] = json.loads(STUDENT.read_text())
+    assert set(gates.STUDENT_TARGETS) <= set(reached)
+    made = gates.motion_pictures(load_backbone("miniature-lcm"), *load(WEIGHTS / "judges"), count=12, steps=4)
+    assert made["film_motion"] >= reached["student_motion"] - 0.25
+    assert made["film_kind"] >= reached["student_kind"] - 0.15
 
 
 def test_the_shipped_tokenizer_is_the_one_that_is_built() -> None:

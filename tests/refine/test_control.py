@@ -14,8 +14,8 @@ from PIL import Image
 from starring.backbones.base import Backbone
 from starring.diffusion.noise import white
 from starring.errors import StarringError
+from starring.generate.control import ControlNet, load_controlnet
 from starring.methods.base import Plain, Request
-from starring.refine.control import ControlNetTile, load_controlnet
 from starring.refine.draw import tiled_vcd
 from starring.refine.enlarge import Lanczos
 from starring.refine.face import as_pixels
@@ -42,7 +42,7 @@ def tiny_controlnet(folder: Path, width: int = 32) -> Path:
     return folder
 
 
-def loaded(folder: Path, backbone: Backbone) -> ControlNetTile:
+def loaded(folder: Path, backbone: Backbone) -> ControlNet:
     control = load_controlnet(str(folder), backbone)
     for block in control.network.controlnet_cond_embedding.blocks:
         if block.stride == (2, 2):

@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from starring.backbones.base import Backbone
-from starring.diffusion.layout import same_layout
 from starring.errors import StarringError
 from starring.generate.films import Shooting
 from starring.methods import build
-from starring.refine.draw import Scene, face_vcd, strength_of
-from starring.refine.face import CELLS, FaceOptions, cut, pasted, refine_faces, scaled
+from starring.refine.draw import Scene, face_vcd
+from starring.refine.face import FaceOptions, cut, pasted, refine_faces, scaled
 from starring.refine.track import link, region
 from tests.refine.places import Box, Known, masked, noise_film
 
@@ -159,18 +158,6 @@ def test_only_the_clean_end_of_the_schedule_is_run(tiny: Backbone) -> None:
     )
     face_vcd(told, noise_film(4, 32, 32), Known([[(12, 12, 5, 5)]] * 4), FaceOptions(strength=0.6))
     assert heard == [("face 1", 1, 2), ("face 1", 2, 2)]  # ceil(0.6 * 3) of three steps
-
-
-def test_without_a_choice_small_latents_go_through_less_of_the_schedule(tiny: Backbone) -> None:
-    own = tiny.sample
-    cells = math.prod(tiny.latent_shape(own.frames, own.height, own.width)[2:])
-    assert cells < CELLS
-    strength = strength_of(FaceOptions(), tiny)
-    assert strength == same_layout(0.8, tiny.parametrization, cells, CELLS) < 0.8
-    assert strength_of(FaceOptions(strength=0.8), tiny) == 0.8
-    film, finder, scene = noise_film(4, 32, 32), Known([[(12, 12, 5, 5)]] * 4), scene_of(tiny)
-    default, chosen = (face_vcd(scene, film, finder, FaceOptions(strength=s)).frames for s in (None, strength))
-    assert np.array_equal(default, chosen)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from starring.backbones.loading import (
     read_json,
     readable,
 )
-from starring.backbones.lora import fuse
+from starring.backbones.lora import fuse, styled
 from starring.config import Sample, from_json, to_json
 from starring.diffusion.parametrization import Parametrization
 from starring.errors import StarringError
@@ -117,6 +117,7 @@ class AnimateDiff(Backbone):
         name: str | None = None,
         dtype: torch.dtype = torch.float32,
         lora: tuple[str, str, float] | None = None,
+        style: tuple[str, float] | None = None,
     ) -> AnimateDiff:
         """Put a backbone together, on the CPU.
 
@@ -131,6 +132,7 @@ class AnimateDiff(Backbone):
             name: for messages.
             dtype: precision of the weights.
             lora: folder or hub id, file in it and strength of a LoRA that is added to the U-Net's weights.
+            style: file and strength of a LoRA that somebody made for the base.
 
         Raises:
             StarringError: if something is missing, damaged or does not fit together.
@@ -145,6 +147,8 @@ class AnimateDiff(Backbone):
             pipe.vae = load_part(AutoencoderKL, "VAE", vae, dtype)
         if lora is not None:
             fuse(pipe.unet, *lora)
+        if style is not None:
+            styled(pipe, *style)
         if scheduler is None:
             whole = folder is not None and base is None and type(pipe).__name__ == "AnimateDiffPipeline"
             scheduler = pipe.scheduler if whole else linear_ddim()

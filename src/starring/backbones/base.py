@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "joint": "attention over text and video together",
     "feedforward": "feed-forward layers of the image (or joint) blocks",
     "stem": "the first convolution or patch embedding",
+    "time": "the embedding of the timestep, which runs before the stem",
     "decoder": "levels of a U-Net's decoder, the last layer of each before it is enlarged",
     "upsampler": "layers that enlarge the levels of a U-Net's decoder",
 }

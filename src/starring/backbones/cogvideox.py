@@ -320,7 +320,7 @@ class CogVideoX(Backbone):
             self._still = former
 
     def sites(self, kind: str) -> dict[str, nn.Module]:
-        """Places by name, in the order of the blocks: ``joint``, ``feedforward`` and ``stem``."""
+        """Places by name, in the order of the blocks: ``joint``, ``feedforward``, ``stem`` and ``time``."""
         blocks = enumerate(self.denoiser.transformer_blocks)
         if kind == "joint":
             return {f"transformer_blocks.{i}.attn1": block.attn1 for i, block in blocks}
@@ -328,6 +328,8 @@ class CogVideoX(Backbone):
             return {f"transformer_blocks.{i}.ff": block.ff for i, block in blocks}
         if kind == "stem":
             return {"patch_embed": self.denoiser.patch_embed}
+        if kind == "time":
+            return {"time_embedding": self.denoiser.time_embedding}
         raise self.no_site(kind)
 
     def pieces(self) -> list[nn.Module]:

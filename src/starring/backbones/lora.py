@@ -7,9 +7,11 @@ Files in the names of diffusers and PEFT (``unet.<layer>.lora_A.weight``, ``unet
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -55,6 +57,41 @@ def fuse(network: nn.Module, source: str, file: str, scale: float) -> None:
         factor = scale * float(parts.get("alpha", torch.tensor(rank))) / rank
         with torch.no_grad():
             weight.add_((factor * change).view_as(weight).to(weight))
+
+
+def styled(pipe: Any, file: str, scale: float = 1.0) -> None:
+    """Add a LoRA of a style to U-Net and text encoder for good, read by diffusers' own loader (diffusers or kohya).
+
+    Args:
+        pipe: the pipeline that brings both.
+        file: a ``.safetensors`` file, or ``owner/name/file.safetensors`` on the hub.
+        scale: how strongly; 1 as it was trained.
+
+    Raises:
+        StarringError: if PEFT is not installed, the file cannot be had, or nothing in it fits.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise StarringError("A LoRA of a style is read by diffusers with PEFT: pip install 'starring[lora]'")
+    path, place = Path(file).expanduser(), {"weight_name": Path(file).name}
+    if path.suffix != ".safetensors":
+        raise StarringError(f"{file} is no LoRA by its name. Give a .safetensors file; pickles are not read.")
+    source = str(path.parent)
+    if not path.is_file():
+        owner, _, rest = file.partition("/")
+        name, _, place["weight_name"] = rest.partition("/")
+        source = f"{owner}/{name}"
+        if not (owner and name and place["weight_name"]) or file.startswith((".", "~", "/")):
+            raise StarringError(
+                f"There is no file {file}. Give a LoRA, or one on the hub as owner/name/file.safetensors."
+            )
+    before = {name: p.detach().clone() for name, p in pipe.unet.named_parameters()}
+    with quiet(), readable("LoRA", file, "It must be one for Stable Diffusion 1.5, of diffusers or kohya."):
+        pipe.load_lora_weights(source, **place)
+        pipe.fuse_lora(lora_scale=scale)
+        pipe.unload_lora_weights()
+    after = dict(pipe.unet.named_parameters())
+    if after.keys() != before.keys() or (scale and all(torch.equal(after[name], before[name]) for name in before)):
+        raise StarringError(f"Nothing in {file} fits this U-Net. It must be a LoRA for Stable Diffusion 1.5.")
 
 
 def _layer(stem: str, layers: Mapping[str, nn.Module], flat: Mapping[str, str]) -> str | None:

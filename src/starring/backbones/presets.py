@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ MINIATURE = Path(__file__).parents[1] / "miniature" / "weights" / "film"
 """Where the bundled weights are."""
 MINIATURE_DIT = MINIATURE.with_name("dit")
 """Where the second bundled film model is."""
+MINIATURE_STUDENT = MINIATURE.with_name("student")
+"""Where the LoRA is that makes the first one a model of four steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,12 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "miniature": Preset(source=str(MINIATURE), note="bundled: 16 frames, 64x64, a procedural world, runs on a CPU"),
+    "miniature-lcm": Preset(
+        source=str(MINIATURE),
+        lora=(str(MINIATURE_STUDENT), "pytorch_lora_weights.safetensors", 1.0),
+        sample=Sample(frames=16, height=64, width=64, steps=4, guidance=1.0, fps=8),
+        note="bundled: the same in 4 steps a film, without guidance, which is built in",
+    ),
     "animatediff": Preset(
         source="SG161222/Realistic_Vision_V5.1_noVAE",
         adapter="guoyww/animatediff-motion-adapter-v1-5-2",
@@ -77,6 +86,8 @@ def load_backbone(
     base: str | Path | None = None,
     adapter: str | Path | None = None,
     vae: str | Path | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float | str = 1.0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> Backbone:
@@ -88,6 +99,9 @@ def load_backbone(
         base: another Stable Diffusion 1.5 (folder, hub id, single file) under the same motion modules.
         adapter: another motion adapter (folder or hub id), for Stable Diffusion 1.5.
         vae: another VAE (folder or hub id).
+        lora: a LoRA of a style for Stable Diffusion 1.5 (.safetensors of diffusers or kohya, or on the hub as
+            ``owner/name/file.safetensors``), added to the weights; nothing is tuned.
+        lora_scale: how strongly.
         device: where to compute; the accelerator if there is one.
         dtype: precision, also by name (``fp16``); float32 by default.
 
@@ -97,18 +111,22 @@ def load_backbone(
     # diffusers takes seconds to import, so a list of presets should not pay for it
     from starring.backbones.loading import is_hub_id, is_single_file, precision
 
-    name, given = str(name_or_path), {"base": base, "adapter": adapter, "vae": vae}
+    name, given = str(name_or_path), {"base": base, "adapter": adapter, "vae": vae, "lora": lora}
     preset = PRESETS.get(name)
     if preset is None:
         if not (Path(name).expanduser().exists() or is_hub_id(name) or is_single_file(name)):
             raise unknown("backbone", name, PRESETS, "A folder in diffusers layout or a hub id (owner/name) works too.")
         preset = Preset(source=name)
-    elif not (bundled := {"miniature": MINIATURE, "miniature-dit": MINIATURE_DIT}.get(name, Path())).is_dir():
-        raise StarringError(f"The bundled weights are not in {bundled}. Build them: python -m starring.miniature build")
+    bundled = {"miniature": MINIATURE, "miniature-lcm": MINIATURE_STUDENT, "miniature-dit": MINIATURE_DIT}
+    if not (place := bundled.get(name, Path())).is_dir():
+        raise StarringError(f"The bundled weights are not in {place}. Build them: python -m starring.miniature build")
     make = _cogvideox if _is_cogvideox(preset.source) else _animatediff
-    backbone = make(name, preset, {key: str(v) for key, v in given.items() if v is not None}, precision(dtype))
+    words = {key: str(v) for key, v in given.items() if v is not None}
+    if lora is not None:
+        words["lora_scale"] = str(_strength(lora_scale))
+    backbone = make(name, preset, words, precision(dtype))
     backbone.origin = {"name_or_path": name if name in PRESETS else _lasting(name)}
-    backbone.origin |= {key: _lasting(value) for key, value in given.items() if value is not None}
+    backbone.origin |= {key: _lasting(value) for key, value in words.items()}
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return backbone.to(device)
@@ -133,21 +151,22 @@ def _animatediff(name: str, preset: Preset, given: Mapping[str, str], dtype: tor
         base=base if preset.adapter is None else None,
         adapter=given.get("adapter", preset.adapter),
         vae=given.get("vae", preset.vae),
-        scheduler=plain() if preset.adapter is not None else None,
+        scheduler=plain() if preset.adapter is not None or preset.lora is not None else None,
         sample=preset.sample,
         name=name,
         dtype=dtype,
         lora=preset.lora,
+        style=(given["lora"], float(given["lora_scale"])) if "lora" in given else None,
     )
 
 
 def _cogvideox(name: str, preset: Preset, given: Mapping[str, str], dtype: torch.dtype) -> Backbone:
     from starring.backbones.cogvideox import CogVideoX
 
-    if "base" in given or "adapter" in given:
+    if {"base", "adapter", "lora"} & given.keys():
         raise StarringError(
-            f"--base and --adapter replace parts of AnimateDiff, and {name} is a CogVideoX, which has no such parts."
-            " Leave them out; --vae replaces its VAE."
+            f"--base, --adapter and --lora change parts of AnimateDiff, and {name} is a CogVideoX, which has no such"
+            " parts. Leave them out; --vae replaces its VAE."
         )
     return CogVideoX.load(preset.source, vae=given.get("vae", preset.vae), sample=preset.sample, name=name, dtype=dtype)
 
@@ -166,6 +185,16 @@ def photographs(folder: Path, class_word: str, seed: int) -> Path:
     from starring.miniature.album import kept
 
     return kept(folder, class_word, seed)
+
+
+def _strength(scale: float | str) -> float:
+    try:
+        value = float(scale)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise StarringError(f"The LoRA's strength is '{scale}', but it must be a number; 1 is as it was trained.")
+    return value
 
 
 def _lasting(place: str | Path) -> str:

@@ -26,6 +26,10 @@ class Ablate(Machine):
     """Folders of photographs, one subject each."""
     class_word: Annotated[tuple[str, ...], arg(metavar="WORD [WORD ...]")] = ()
     """What the subjects are, such as dog: one word for all, or one for each folder."""
+    motion: Annotated[Path | None, arg(metavar="CLIPS")] = None
+    """Clips of a motion that is learned with each subject, by methods such as dualreal: a folder, or one clip."""
+    motion_prompt: Annotated[str, arg(metavar="PROMPT")] = ""
+    """What all these clips show; by default what prompts.txt beside them says."""
     recipe: Word = None
     """Recipe of learning by name; by default the method's own for this backbone."""
     suite: Word = None
@@ -55,11 +59,14 @@ class Ablate(Machine):
     def run(self) -> None:
         """Learn, film, score, and show the table."""
         from starring.ablate import Progress, ablate, rows_of
+        from starring.data.motion import Motion
+        from starring.evaluate.contest import usual_backbone
 
         reward = pairs(self.reward)
         rows_of(self.method, reward=reward)  # what cannot be done is told before gigabytes are loaded
         fitting, subjects, options = chosen(self.method, self.recipe), self._read(), pairs(self.options)
-        backbone = self.load()
+        motion = Motion.read(self.motion, self.motion_prompt) if self.motion is not None else None
+        backbone = self.load(usual=usual_backbone(self.method, bundled=True))
         small_world(backbone)
         recipe = changed(fitting(backbone), {"steps": self.train_steps}, {}, options)
         names = {"learn": "Learning", "film": "Filming and scoring"}
@@ -69,7 +76,7 @@ class Ablate(Machine):
                 bars.move(progress.part, progress.done, progress.total, names[progress.part], progress.what)
 
             done = ablate(
-                self.method, subjects, backbone, recipe, rows=rows_of(self.method, recipe, reward),
+                self.method, subjects, backbone, recipe, motion=motion, rows=rows_of(self.method, recipe, reward),
                 suite=self.suite, seeds=self.seeds, sample={"steps": self.steps, "guidance": self.guidance},
                 judge=self.judge, segmenter=self.segmenter, encoder=self.encoder, folder=self.out, on_progress=told,
             )  # fmt: skip

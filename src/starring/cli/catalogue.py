@@ -19,9 +19,11 @@ def everything() -> None:
     from starring.backbones.presets import PRESETS
     from starring.methods import METHODS, recipes
 
+    notes = [f"{name} is {kind.state}." for name, kind in METHODS.items() if kind.state]
     show.table(
-        "Methods", ("name", "paper", "arXiv"), [(name, kind.title, kind.arxiv) for name, kind in METHODS.items()]
-    )
+        "Methods", ("name", "paper", "arXiv"), [(name, kind.title, kind.arxiv) for name, kind in METHODS.items()],
+        *notes,
+    )  # fmt: skip
     rows = [
         (name, r.backbone, " + ".join(f"{s.name} {s.train.steps}" for s in r.stages), r.source)
         for name, r in recipes().items()
@@ -47,7 +49,7 @@ def one(name: str) -> None:
         raise unknown("method or recipe", name, {*METHODS, *known})
     if name in METHODS:
         kind = METHODS[name]
-        show.result(f"{kind.title} (arXiv {kind.arxiv})")
+        show.result(f"{kind.title} (arXiv {kind.arxiv}){f', {kind.state}' if kind.state else ''}")
         rows = [(key, default, text) for key, default, text in documented(kind.config_type)]
         show.table(f"Options of {name}", ("option", "default", "meaning and source"), rows)
         first = None

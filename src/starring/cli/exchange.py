@@ -14,12 +14,12 @@ from starring.cli.options import Machine, Word
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Export:
-    """Write what a run learned as an embedding for A1111, ComfyUI or diffusers."""
+    """Write what a run learned as an embedding for A1111, ComfyUI or diffusers, and its adapter as a LoRA."""
 
     learned: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run that `learn` made."""
     to: Annotated[str, arg(metavar="PROGRAM")]
-    """Who will read it: a1111, comfyui or diffusers."""
+    """Who will read it: a1111, comfyui or diffusers; dualreal for the authors' own code."""
     word: Word = None
     """What prompts will say; by default the subject's name."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -28,12 +28,21 @@ class Export:
     def run(self) -> None:
         """Write it and say how to use it."""
         from starring.data.subject import slug
-        from starring.formats import export, spoken
+        from starring.formats import LORA, export, spoken
+        from starring.methods import find
+        from starring.released import METHOD, export_adapter
         from starring.run import Run
 
         run = Run.open(self.learned)
+        if self.to == METHOD:
+            show.written("Adapter", export_adapter(run, self.out))
+            show.remark("The authors' script is given a photograph of the subject beside it (--ref_image_path).")
+            return
         path = export(run, self.to, self.out, self.word)
         show.written("Embedding", path)
+        if find(run.record.recipe.method).lora is not None:
+            show.written("LoRA", path.with_name(LORA))
+            show.remark("It is for the last steps only: docs/methods/personalvideo.md shows how diffusers does that.")
         subject = run.record.subject
         prompt = spoken(self.to, path, slug(self.word or subject.name), subject.class_word)
         show.remark(f'Prompts say it like this: "{prompt}"')
@@ -41,12 +50,16 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adopt(Machine):
-    """Make a run of somebody else's embedding (A1111, ComfyUI, diffusers), to be filmed like one's own."""
+    """Make a run of somebody else's embedding (A1111, ComfyUI, diffusers) or of DualReal's adapter.pth."""
 
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """The embedding: .safetensors, .pt or .bin. Pickles are read without running what they hold."""
+    """The embedding (.safetensors, .pt or .bin) or adapter.pth. Pickles are read without running what they hold."""
     class_word: Annotated[str, arg(metavar="WORD")] = ""
     """What the subject is, such as dog."""
+    photograph: Annotated[Path | None, arg(metavar="PICTURE")] = None
+    """The subject, for an adapter.pth: it conditions the motion in films."""
+    encoder: Word = None
+    """CLIP that looks at it; by default the one that the method names."""
     runs: Annotated[Path, arg(aliases=["--output-dir"])] = Path("runs")
     """Where the run's folder goes."""
     name: Annotated[str | None, arg(metavar="NAME", aliases=["--output-name"])] = None
@@ -55,10 +68,18 @@ class Adopt(Machine):
     def run(self) -> None:
         """Adopt it."""
         from starring.formats import adopt, read_embedding
+        from starring.released import adopt_adapter, is_adapter
 
-        embedding = read_embedding(self.file)  # refused files are told before gigabytes are loaded
-        run = adopt(self.file, self.load(), class_word=self.class_word, runs_dir=self.runs, name=self.name)
-        show.written(f"Adopted, {len(embedding.rows)} vectors", run.folder)
+        if is_adapter(self.file):
+            run = adopt_adapter(
+                self.file, self.load(), class_word=self.class_word, photograph=self.photograph, encoder=self.encoder,
+                runs_dir=self.runs, name=self.name,
+            )  # fmt: skip
+            show.written("Adopted", run.folder)
+        else:
+            embedding = read_embedding(self.file)  # refused files are told before gigabytes are loaded
+            run = adopt(self.file, self.load(), class_word=self.class_word, runs_dir=self.runs, name=self.name)
+            show.written(f"Adopted, {len(embedding.rows)} vectors", run.folder)
         prompt = " ".join(f"a <*> {self.class_word} running on the beach".split())
         show.remark(f'Film it: starring generate {run.folder} "{prompt}"')
 

@@ -60,6 +60,12 @@ class Generate(Machine):
     """Share of the schedule that --video goes through: 0 leaves it as it is, 1 makes it anew."""
     reference: Annotated[Path | None, arg(metavar="PHOTOGRAPH")] = None
     """A photograph of the subject to film beside, with bridgeiv or with --reward, instead of an image that is made."""
+    controlnet: Annotated[str | None, arg(metavar="NAME")] = None
+    """A ControlNet for the base (folder or hub id) that the film follows; nothing is tuned."""
+    control: Annotated[Path | None, arg(metavar="CLIP")] = None
+    """What it looks at, edges or poses for instance: a video file, or a folder with a picture a frame."""
+    control_scale: float = 1.0
+    """Weight of what it says."""
     text_encoder: str = "own"
     """Whose text encoder reads the prompts: the backbone's own, or that of the backbone it was trained on (trained)."""
     reward: Annotated[tuple[str, ...] | None, arg(metavar="[KEY=VALUE ...]")] = None
@@ -126,7 +132,8 @@ class Generate(Machine):
             generate(
                 opened, prompts, seed=self.seed, num=self.num, backbone=backbone, customized=not self.plain,
                 sample=sample, correlation=self.correlation, video=self.video, strength=self.strength,
-                reference=self.reference, text_encoder=self.text_encoder,
+                reference=self.reference, controlnet=self.controlnet, control=self.control,
+                control_scale=self.control_scale, text_encoder=self.text_encoder,
                 reward=False if self.reward is None else pairs(self.reward),
                 others=others, folder=self.out, on_progress=filming(bars),
             )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +14,13 @@ from starring.cli.options import Machine, Number, Word, changed, chosen, pairs, 
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
+    from starring.config import Recipe
     from starring.data.subject import Subject
     from starring.evaluate import Films
     from starring.learn.progress import Progress
     from starring.run import Run
 
-DATA = ("size", "masks", "flip")
+DATA = ("size", "masks", "flip", "fit", "pace")
 TRAIN = ("steps", "batch", "accumulate", "learning_rate", "precision", "checkpoint_every", "seed")
 
 
@@ -33,6 +34,12 @@ class Learn(Machine):
     """Folder of photographs of one subject."""
     class_word: Annotated[str, arg(metavar="WORD")] = ""
     """What the subject is, such as dog."""
+    motion: Annotated[Path | None, arg(metavar="CLIPS")] = None
+    """Clips of a motion to learn together with the subject, by methods such as dualreal: a folder, or one clip."""
+    motion_prompt: Annotated[str, arg(metavar="PROMPT")] = ""
+    """What all these clips show, such as "a person is playing guitar"; by default what prompts.txt beside them says."""
+    frames: Annotated[int | None, arg(metavar="INT", aliases=["--num-frames"])] = None
+    """Frames of the clips that are learned from, and of films; by default the recipe's or the backbone's."""
     recipe: Word = None
     """Recipe by name; by default the method's own for this backbone."""
     runs: Annotated[Path, arg(aliases=["--output-dir"])] = Path("runs")
@@ -63,6 +70,10 @@ class Learn(Machine):
     """Train inside the subject's mask only."""
     flip: Annotated[bool | None, arg(metavar="BOOL")] = None
     """Mirror half of the samples; False keeps the side on which a mark is."""
+    fit: Word = None
+    """How whole photographs and clips fill the film's frame: letterbox, crop or stretch."""
+    pace: Word = None
+    """Which frames of a clip are learned from: the first ones, or as many a second as a film has (film)."""
     segmenter: Word = None
     """Who cuts the masks: miniature, clipseg, grounded-sam, sam3, a hub id or folder; auto takes the best there is."""
     options: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
@@ -72,26 +83,32 @@ class Learn(Machine):
     preview_every: Annotated[int, arg(metavar="INT", aliases=["--validation-steps"])] = 100
     """Steps between two previews."""
     validate_every: Annotated[int | None, arg(metavar="INT")] = None
-    """Film and score a checkpoint every so many steps; the result is the best one, not the last. Off by default: films
-    take far longer than steps. A resumed run goes on with what it was begun with."""
+    """Film and score a checkpoint every so many steps; the result is the best one, not the last. Off by default (0),
+    since films take far longer than steps; on in the bundled world where a method learns from a reward, which may be
+    hacked. A resumed run goes on with what it was begun with."""
     validate: Annotated[tuple[str, ...], arg(metavar="[PROMPT ...]")] = ()
     """What is filmed then; by default two prompts that suit the backbone."""
     validate_seeds: Annotated[tuple[int, ...], arg(metavar="INT [INT ...]")] = (0,)
     """One film for each of these prompts and seed."""
     judge: Word = None
     """Who scores those films: miniature, paper, or a folder that holds clip and dino."""
+    judge_eyes: Annotated[tuple[str, ...], arg(metavar="[ROLE=FILE ...]")] = ()
+    """Eyes that the judge takes besides, such as faces=YUNET.onnx+SFACE.onnx: another encoder than a reward's."""
 
     def run(self) -> None:
         """Learn, or go on learning."""
+        from starring.data.motion import Motion
         from starring.data.subject import Subject
+        from starring.evaluate.contest import usual_backbone
         from starring.learn import Preview, learn, resume
+        from starring.methods import find
         from starring.run import Run
 
         watched = Preview(prompt=self.preview, every=self.preview_every) if self.preview else None
         if self.resume is not None:
-            if self.method or self.folder or self.tokens:
+            if self.method or self.folder or self.tokens or self.motion:
                 raise StarringError(
-                    "A resumed run knows its method, photographs and tokens. Leave them out beside --resume."
+                    "A resumed run knows its method, photographs, motion and tokens. Leave them out beside --resume."
                 )
             backbone = self.load(Run.open(self.resume))
             with show.bars() as bars:
@@ -100,6 +117,11 @@ class Learn(Machine):
                     validation=self._again(Run.open(self.resume)),
                 )  # fmt: skip
         else:
+            if self.method and self.folder is None and self.motion is not None:
+                raise StarringError(
+                    "A motion is learned together with a subject: give a folder of photographs too. To film a clip's"
+                    f" motion without one: starring generate RUN PROMPT --video {self.motion}"
+                )
             if not self.method or self.folder is None:
                 raise StarringError(
                     "Say what to learn: starring learn METHOD FOLDER, such as: starring learn vcd my_dog/"
@@ -107,32 +129,44 @@ class Learn(Machine):
             recipe = chosen(self.method, self.recipe)
             if self.tokens is not None:
                 Run.open(self.tokens)  # told before gigabytes are loaded
+            if state := find(self.method).state:
+                show.remark(f"{self.method} is {state}.")
             subject = Subject.from_folder(self.folder, self.class_word)
+            motion = Motion.read(self.motion, self.motion_prompt) if self.motion is not None else None
             options = pairs(self.options)
-            backbone = self.load()
+            backbone = self.load(usual=usual_backbone(self.method, bundled=True))
             small_world(backbone)
             train, data = ({key: getattr(self, key) for key in keys} for keys in (TRAIN, DATA))
             recipe = changed(recipe(backbone), train, data, options)
+            if self.frames is not None:
+                recipe = replace(recipe, sample=replace(recipe.sample or backbone.sample, frames=self.frames))
             with show.bars() as bars:
                 run = learn(
-                    self.method, subject, backbone, recipe, self.runs, name=self.name, tokens=self.tokens,
-                    segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
-                    validation=self._films(subject),
+                    self.method, subject, backbone, recipe, self.runs, motion=motion, name=self.name,
+                    tokens=self.tokens, segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
+                    validation=self._films(subject, recipe),
                 )  # fmt: skip
         show.written("Learned", run.folder)
         word = run.record.subject.class_word
         show.remark(f'Film it: starring generate {run.folder} "a <*> {word or "dog"} running on the beach"')
 
-    def _films(self, subject: Subject) -> Films | None:
+    def _films(self, subject: Subject, recipe: Recipe) -> Films | None:
         """Who films and scores checkpoints, if anybody does."""
-        if self.validate_every is None:
-            if self.validate:
-                raise StarringError("Say how often these prompts are filmed, for example --validate-every 100.")
-            return None
         from starring.evaluate import Films, Plan
 
+        rewarded = [stage.train.checkpoint_every for stage in recipe.stages if stage.rewarded]
+        every = self.validate_every
+        if every is None and rewarded and recipe.backbone.startswith("miniature"):
+            every = rewarded[0]
+        if not every:
+            if self.validate:
+                raise StarringError("Say how often these prompts are filmed, for example --validate-every 100.")
+            if rewarded:
+                show.remark("Nobody watches for a hacked reward or frozen motion: --validate-every 100 would.")
+            return None
         plan = Plan(
-            every=self.validate_every, prompts=self.validate, seeds=self.validate_seeds, judge=self.judge
+            every=every, prompts=self.validate, seeds=self.validate_seeds, judge=self.judge,
+            eyes={role: str(file) for role, file in pairs(self.judge_eyes).items()},
         )  # fmt: skip
         return Films(plan, subject)
 
@@ -154,6 +188,7 @@ def learning(bars: show.Bars) -> Callable[[Progress], None]:
     names = {
         "masks": "Cutting masks",
         "moments": "Encoding photographs",
+        "clips": "Encoding clips",
         "class": "Making pictures of the class",
         "learn": "Learning",
         "preview": "Filming a preview",

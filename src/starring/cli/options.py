@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Number = Annotated[int | None, arg(metavar="INT")]
 Real = Annotated[float | None, arg(metavar="FLOAT")]
 Word = Annotated[str | None, arg(metavar="NAME")]
+PARTS = ("base", "adapter", "vae", "lora", "lora_scale")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,10 @@ class Machine:
     """Other motion modules (folder or hub id)."""
     vae: Word = None
     """Another VAE (folder or hub id)."""
+    lora: Annotated[str | None, arg(metavar="FILE")] = None
+    """A LoRA of a style for Stable Diffusion 1.5, of diffusers or kohya (.safetensors); nothing is tuned."""
+    lora_scale: Real = None
+    """How strongly it is used; 1 by default."""
     device: Word = None
     """Where to compute, such as cuda or cpu; the accelerator by default if there is one."""
     dtype: Word = None
@@ -48,22 +53,23 @@ class Machine:
     checkpointing: Annotated[bool, arg(aliases=["--gradient-checkpointing"])] = False
     """Recompute activations while learning: less memory, slower."""
 
-    def load(self, run: Run | None = None, film: Mapping[str, Any] | None = None) -> Backbone:
+    def load(self, run: Run | None = None, film: Mapping[str, Any] | None = None, usual: str = "miniature") -> Backbone:
         """The backbone that these options describe, or the one that ``run`` was learned on, or that a film was made on.
 
         Args:
             run: what was learned.
             film: what a film says about its backbone; its precision is kept too, unless the options say otherwise.
+            usual: what is taken where nothing says otherwise.
         """
         from starring.backbones.presets import load_backbone
 
         require_device(self.device)
-        origin = {"name_or_path": self.backbone or "miniature"}
+        origin = {"name_or_path": self.backbone or usual}
         if self.backbone is None and run is not None:
             origin = dict(run.record.origin)
         elif self.backbone is None and film is not None:
             origin = dict(film["origin"])
-        origin |= {key: value for key in ("base", "adapter", "vae") if (value := getattr(self, key)) is not None}
+        origin |= {key: value for key in PARTS if (value := getattr(self, key)) is not None}
         dtype = self.dtype or (film["dtype"] if film is not None else None)
         backbone = load_backbone(**origin, device=self.device, dtype=dtype)
         memory = {key: getattr(self, key) for key in ("offload", "vae_slicing", "vae_tiling", "checkpointing")}

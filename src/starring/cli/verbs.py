@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from starring.cli import show
 from starring.cli.ablating import Ablate
+from starring.cli.blending import Blend
 from starring.cli.evaluating import Compare, Evaluate, evaluated
 from starring.cli.exchange import Adopt, Export, Verify
 from starring.cli.filming import Generate
@@ -153,6 +154,7 @@ VERBS: dict[str, type[Any]] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "ablate": Ablate,
+    "blend": Blend,
     "export": Export,
     "adopt": Adopt,
     "methods": Methods,

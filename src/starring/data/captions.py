@@ -37,7 +37,7 @@ def _listed(folder: Path, files: list[Path]) -> dict[str, str]:
         path = folder / name
         # A picture called captions.png would have captions.txt as its own caption; nobody is that unlucky twice.
         if path.is_file() and path.stem not in {f.stem for f in files}:
-            lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+            lines = lines_of(path)
             if len(lines) != len(files):
                 raise StarringError(
                     f"{path} has {len(lines)} lines, but there are {len(files)} images. It needs one line for each,"
@@ -45,6 +45,15 @@ def _listed(folder: Path, files: list[Path]) -> dict[str, str]:
                 )
             return {file.name: line for file, line in zip(files, lines, strict=True)}
     return {}
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        StarringError: if it is not UTF-8.
+    """
+    return [line.strip() for line in _text(path).splitlines() if line.strip()]
 
 
 def _metadata(folder: Path) -> dict[str, str]:

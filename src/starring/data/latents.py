@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,9 +49,9 @@ class Draw:
     """One batch out of a bank, on the CPU."""
 
     latents: Tensor
-    """``b c 1 h w``."""
+    """``b c f h w``."""
     masks: Tensor
-    """``b 1 1 h w`` in {0, 1}."""
+    """``b 1 f h w`` in {0, 1}."""
     captions: list[str]
     """With ``<*>``."""
     rows: list[int]
@@ -60,16 +60,16 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LatentBank:
-    """Moments, masks and captions of ``v`` crops."""
+    """Moments, masks and captions of ``v`` crops, or of ``v`` whole clips of ``f`` latent frames."""
 
     mean: Tensor
-    """``v c 1 h w``."""
+    """``v c f h w``; ``f`` is 1 for pictures."""
     std: Tensor
-    """``v c 1 h w``."""
+    """``v c f h w``."""
     masks: Tensor
-    """``v 1 1 h w`` in {0, 1}, never empty."""
+    """``v 1 f h w`` in {0, 1}, never empty."""
     extents: Tensor
-    """``v 1 1 h w`` in {0, 1}: where the photograph is in the crop, and nothing was filled in around it."""
+    """``v 1 f h w`` in {0, 1}: where the photograph is in the crop, and nothing was filled in around it."""
     captions: list[str]
     """With ``<*>``."""
     seed: int
@@ -118,6 +118,37 @@ class LatentBank:
             mean=torch.cat(means), std=torch.cat(stds), masks=torch.cat(areas), extents=torch.cat(extents),
             captions=captions, seed=seed,
         )  # fmt: skip
+
+    @classmethod
+    def encoded(
+        cls,
+        films: Iterable[tuple[Tensor, Tensor, str]],
+        encode: Callable[[Tensor], Posterior],
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> LatentBank:
+        """Encode whole films or pictures of one shape, one after the other.
+
+        Args:
+            films: each as pixels ``3 F H W`` in [-1, 1], where the picture is (``1 H W`` in {0, 1}), and its caption.
+            encode: as in :meth:`build`, of ``1 3 F H W``.
+            seed: from which their order follows.
+            on_progress: called with the number of those done.
+        """
+        means, stds, extents, captions = [], [], [], []
+        for pixels, extent, caption in films:
+            moments = encode(pixels[None])
+            means.append(moments.mean.detach().float().cpu())
+            stds.append(moments.std.detach().float().cpu())
+            small = shrink(extent[None, :, None], moments.mean.shape[-2:])
+            extents.append(small.expand(-1, -1, means[-1].shape[2], -1, -1))
+            captions.append(caption)
+            if on_progress is not None:
+                on_progress(len(captions))
+        inside = torch.cat(extents)
+        return cls(
+            mean=torch.cat(means), std=torch.cat(stds), masks=inside, extents=inside, captions=captions, seed=seed
+        )
 
     def rows(self, position: int, count: int) -> list[int]:
         """Crops number ``position`` to ``position + count`` of an endless order that shows all before any again.

@@ -8,18 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from starring.backbones.base import Backbone
 from starring.data import prompts as suites
 from starring.data.files import write_json
 from starring.data.subject import Subject
 from starring.errors import StarringError
 from starring.evaluate.shots import Ledger, Order, Shot, Studio
-from starring.evaluate.wishes import bundled, settings_of
+from starring.evaluate.wishes import bundled, other_eyes, settings_of
 from starring.generate import Progress as FilmProgress
 from starring.learn.choice import FOLDER, Verdict
 from starring.methods import build
 from starring.metrics.copying import kept_motion
 from starring.metrics.suite import Judge, References, load_judge
+from starring.perception.identity import Identity
 from starring.run import Run
 
 PLAN = "plan.json"
@@ -40,6 +44,8 @@ class Plan:
     """One film for each prompt and seed."""
     judge: str | None = None
     """Who scores, as in :func:`starring.evaluate.evaluate`; by default whoever suits the backbone."""
+    eyes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Eyes that are brought besides, by role, as there: ``faces`` or ``identity`` know who it is better than DINO."""
     sample: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings of sampling that replace the run's own, such as fewer steps."""
 
@@ -105,12 +111,15 @@ class Films:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, values)
-        elif json.loads(path.read_text(encoding="utf-8")) != values:
+        elif {"eyes": {}, **json.loads(path.read_text(encoding="utf-8"))} != values:  # older plans have none
             raise StarringError(
                 f"{run.folder} was begun with another validation, {path}. Leave its options out to go on with that."
             )
 
-    def __call__(self, run: Run, candidate: Run, backbone: Backbone, on_step: Callable[[int, int], None]) -> Verdict:
+    def __call__(
+        self, run: Run, candidate: Run, backbone: Backbone, on_step: Callable[[int, int], None],
+        identity: Identity | None = None,
+    ) -> Verdict:  # fmt: skip
         """See :class:`starring.learn.Validation`.
 
         Raises:
@@ -128,12 +137,13 @@ class Films:
         for order in orders:
             shots.append(studio.shot(order, backbone, self._references))
             done += 1
-        return verdict(shots)
+        found = verdict(shots, who(judge))
+        return found if identity is None else replace(found, reward=rewarded(shots[::2], identity))
 
     def _scorer(self, run: Run, backbone: Backbone) -> Judge:
         if self._judge is None:
             name = self.plan.judge or ("miniature" if bundled(run) else "paper")
-            self._judge = load_judge(name, device=backbone.device)
+            self._judge = load_judge(name, device=backbone.device, eyes=self.plan.eyes or other_eyes(run, name))
         if self._references is None:
             self._references = self._judge.references(self._subject.images)
         return self._judge
@@ -161,19 +171,48 @@ def usual_prompts(run: Run, class_word: str) -> list[str]:
     return [found[i * len(found) // PROMPTS] for i in range(PROMPTS)]
 
 
-def verdict(shots: Sequence[Shot]) -> Verdict:
-    """Identity (DINO-I, or CLIP-I without DINO), text (CLIP-T) and motion (top 5 %) of films against their floor.
+def who(judge: Judge) -> str:
+    """The judge's score that best tells who it is: an identity encoder's, faces, or else DINO-I, or CLIP-I.
+
+    Raises:
+        StarringError: if it has none.
+    """
+    eyes = judge.eyes
+    seeing = {"identity": eyes.identity, "face": eyes.faces, "dino_i": eyes.dino, "clip_i": eyes.clip}
+    for key, those in seeing.items():
+        if those is not None and key in judge.preset.metrics:
+            return key
+    raise StarringError("Checkpoints are chosen by identity, among others. Name a judge that has DINO by --judge.")
+
+
+def rewarded(shots: Sequence[Shot], identity: Identity) -> float:
+    """The reward of films: the mean over the frames that show the subject of the mean cosine with the photographs.
+
+    0 if nobody is seen. Learning looks at one frame and one photograph at a time, and jitters; this is its mean.
+    """
+    likeness: list[Tensor] = []
+    for shot in shots:
+        frames = torch.from_numpy(shot.load()).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            crops, seen = identity.eyes.crop(frames.to(identity.references.device))
+            if seen:
+                likeness.append((identity.eyes.encoder.images(crops) @ identity.references.T).mean(1).cpu())
+    return float(torch.cat(likeness).mean()) if likeness else 0.0
+
+
+def verdict(shots: Sequence[Shot], key: str = "dino_i") -> Verdict:
+    """Identity, text (CLIP-T) and motion (top 5 %) of films against their floor.
 
     Args:
         shots: for each prompt and seed the film with customization and then the one without.
+        key: the score that is identity (:func:`who`); a film in which nobody was seen has 0.
 
     Raises:
         StarringError: if one of the three was not scored.
     """
     customized, floor = shots[::2], shots[1::2]
     scored = set.intersection(*(set(shot.scores) for shot in shots))
-    identity = next((key for key in ("dino_i", "clip_i") if key in scored), None)
-    if identity is None or not {"clip_t", "motion_top"} <= scored:
+    if not {"clip_t", "motion_top"} <= scored:
         raise StarringError(
             "Checkpoints are chosen by identity, text and motion. This judge needs CLIP (and, better, DINO) and a flow:"
             " name another with --judge."
@@ -186,8 +225,9 @@ def verdict(shots: Sequence[Shot]) -> Verdict:
     moves = [shot.scores["motion_top"].value for shot in customized]
     kept = kept_motion(moves, [shot.scores["motion_top"].value for shot in floor])
     return Verdict(
-        identity=mean(customized, identity),
+        identity=sum(shot.scores[key].value for shot in customized if key in shot.scores) / len(customized),
         # Nothing can be lost where the untuned model does not follow the prompt, or does not move.
         text=mean(customized, "clip_t") / said if said > 0 else 1.0,
         motion=kept.share if kept is not None else 1.0,
+        frozen=kept is not None and kept.frozen,
     )

@@ -155,7 +155,7 @@ def find_judge(
     judge: Judge | str | None, run: Run, backbone: Backbone | str | Path | None, protocol: str | None = None,
     eyes: Mapping[str, str] | None = None,
 ) -> Judge:  # fmt: skip
-    """The judge asked for, or the one that suits the run's backbone.
+    """The judge asked for, or the one that suits the run's backbone; with :func:`other_eyes` if there are any.
 
     Raises:
         StarringError: if its networks cannot be found, or a judge that is there is asked to become another.
@@ -166,4 +166,10 @@ def find_judge(
         return judge
     device = backbone.device if isinstance(backbone, Backbone) else None
     name = judge if judge is not None else "miniature" if bundled(run) else "paper"
-    return load_judge(name, protocol=protocol or "starring", eyes=eyes, device=device)
+    return load_judge(name, protocol=protocol or "starring", eyes=eyes or other_eyes(run, name), device=device)
+
+
+def other_eyes(run: Run, judge: str) -> dict[str, str]:
+    """Who knows the subject without having taught it: of a run rewarded by one bundled encoder, the other one."""
+    taught = any(stage.rewarded for stage in run.record.recipe.stages)
+    return {"identity": "miniature-score", "segmenter": "miniature"} if taught and judge == "miniature" else {}

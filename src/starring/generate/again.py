@@ -19,6 +19,7 @@ from starring.data.footage import digest
 from starring.data.video import read_comment
 from starring.errors import StarringError
 from starring.generate.ask import clip, filled, photograph
+from starring.generate.control import Guide, guide
 from starring.generate.films import VERSION, Film, OnProgress, Progress, Shooting, film, threads, written
 from starring.methods import build
 from starring.methods.base import Method, Plain, PlainConfig, require_family
@@ -60,6 +61,8 @@ def from_sidecar(
         if (beside := facts.get("photograph")) is not None:  # older sidecars do not say
             place = found(beside["file"], beside["sha256"], path, "the photograph beside which it was made")
             shared = replace(shared, **photograph(place, shared))
+        if (seen := facts.get("control")) is not None:
+            shared = replace(shared, guide=_same_guide(seen, shared, path))
         steps = shared.sample.steps
         where = Progress(film=1, films=1, step=0, steps=steps, prompt=facts["prompt"], seed=facts["seed"])
         made = film(shared, where, on_progress)
@@ -136,13 +139,25 @@ def _same_method(origin: dict[str, Any], backbone: Backbone, path: Path) -> tupl
         raise StarringError(f"{file} is damaged ({error}). Restore it, or learn the run again.") from error
     method = filled(build(origin["name"], backbone, origin["options"]), backbone, weights, file)
     origin = {**origin, "file": str(file)}
-    return rewarded_again(method, origin, backbone), origin
+    return rewarded_again(method, origin, backbone)
 
 
 def _same_clip(video: dict[str, Any], shared: Shooting, path: Path) -> dict[str, Any]:
     place = found(video["file"], video["sha256"], path, "the clip")
     # A sidecar without numbers took its frames from the beginning.
     return clip(place, video["strength"], shared, video.get("frames") or range(shared.sample.frames))
+
+
+def _same_guide(seen: dict[str, Any], shared: Shooting, path: Path) -> Guide:
+    if not seen["source"]:
+        raise StarringError(
+            f"{path} follows a ControlNet that was in memory only, so it cannot be made again from here."
+        )
+    place = found(seen["file"], seen["sha256"], path, "what it follows")
+    again = guide(seen["source"], place, shared.backbone, shared.sample, seen["scale"], seen["frames"])
+    if again.facts["network"] != seen["network"]:
+        raise StarringError(f"{path} follows the ControlNet {seen['network']}; {seen['source']} is another one now.")
+    return again
 
 
 def found(file: str, sha256: str, path: Path, what: str) -> Path:
@@ -175,6 +190,9 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for what, (part, key) in places.items():
         if then[part][key] != now[part][key]:
             yield f"It was made with another value of {what}: {then[part][key]}; now {now[part][key]}."
+    former, looking = (facts["method"].get("reward", {}).get("eyes") for facts in (then, now))
+    if former is not None and former != looking:  # older sidecars do not say
+        yield f"It was rewarded by other networks: {former}; now {looking}."
     for name, version in then["versions"].items():
         if now["versions"].get(name) != version:
             yield f"It was made with {name} {version}; now there is {now['versions'].get(name)}."

@@ -19,6 +19,7 @@ from starring.config import Reward, Sample, to_json
 from starring.data.footage import read_footage, read_photograph
 from starring.data.prompts import check_cast, check_prompt
 from starring.errors import StarringError, unknown
+from starring.generate.control import ControlNet, guide
 from starring.generate.films import Film, OnProgress, Progress, Shooting, film, repeatable, written
 from starring.methods import build
 from starring.methods.base import Method, Plain, PlainConfig, require_family
@@ -35,6 +36,7 @@ def generate(
     backbone: Backbone | str | Path | None = None, customized: bool = True, class_word: str | None = None,
     sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
     video: str | Path | None = None, strength: float = 0.8, reference: str | Path | None = None,
+    controlnet: ControlNet | str | None = None, control: str | Path | None = None, control_scale: float = 1.0,
     text_encoder: str = "own", reward: Reward | Mapping[str, Any] | bool = False, eyes: Eyes | None = None,
     others: Sequence[Run | str | Path] = (),
     folder: str | Path | None = None, write: bool = True, on_progress: OnProgress | None = None,
@@ -58,6 +60,9 @@ def generate(
             the clip as the VAE renders it, 1 begins with (nearly) pure noise.
         reference: a photograph of the subject that stands for the reference image beside which BridgeIV films, or with
             which a reward compares; by default that image is made.
+        controlnet: a network for the base that films follow, by folder or hub id; with ``control``.
+        control: what it looks at, edges or poses for instance: a video file, or a folder with a picture a frame.
+        control_scale: weight of what it says.
         text_encoder: ``own`` reads prompts with the backbone's text encoder, ``trained`` with that of the backbone that
             the run was learned on (VCD, V7).
         reward: optimise each film after it was made (BridgeIV, section 4.2), with any method: ``True``, or options.
@@ -80,6 +85,8 @@ def generate(
     check = _bare_prompt if opened is None or not customized else check_prompt
     if cast:
         check = partial(check_cast, words=cast_words([opened, *cast] if opened and customized else []))
+    if (controlnet is None) != (control is None):
+        raise StarringError("A ControlNet looks at pictures: give both --controlnet and --control, or neither.")
     orders = _orders([prompts] if isinstance(prompts, str) else prompts, seed, num, check)
     shared = prepared(
         opened, backbone=backbone, customized=customized, class_word=class_word, sample=sample, correlation=correlation,
@@ -89,6 +96,8 @@ def generate(
         shared = replace(shared, **clip(video, strength, shared))
     if reference is not None:
         shared = replace(shared, **photograph(reference, shared))
+    if controlnet is not None and control is not None:
+        shared = replace(shared, guide=guide(controlnet, control, shared.backbone, shared.sample, control_scale))
     home = Path(folder).expanduser() if folder is not None else opened.videos if opened else Path("videos")
     return _all(shared, orders, home if write else None, on_progress)
 

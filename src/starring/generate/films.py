@@ -23,6 +23,7 @@ from starring.data.files import write_json
 from starring.data.subject import slug
 from starring.data.video import to_uint8, write_video
 from starring.errors import StarringError
+from starring.generate.control import Guide, following
 from starring.methods.base import PLACEHOLDER, Method, Request
 from starring.run import libraries
 
@@ -99,6 +100,8 @@ class Shooting:
     """The photograph beside which films are made: path and digest."""
     reference: Tensor | None = None
     """Its latents."""
+    guide: Guide | None = None
+    """What their layout follows."""
 
 
 def shoot(method: Method, backbone: Backbone, request: Request) -> NDArray[np.uint8]:
@@ -134,7 +137,7 @@ def film(shared: Shooting, where: Progress, on_progress: OnProgress | None) -> F
         reference=shared.reference, strength=shared.video["strength"] if shared.video else 1.0,
         generator=torch.Generator().manual_seed(where.seed), on_step=tell,
     )  # fmt: skip
-    with speaking(backbone, shared.speaker):
+    with speaking(backbone, shared.speaker), following(backbone, shared.guide):
         frames = shoot(shared.method, backbone, request)
     facts = described(shared, where.prompt, where.seed, frames)
     return Film(frames=frames, prompt=where.prompt, seed=where.seed, facts=facts)
@@ -154,6 +157,7 @@ def described(shared: Shooting, prompt: str, seed: int, frames: NDArray[np.uint8
         "text_encoder": about(shared.speaker) if shared.speaker else None,
         "video": shared.video,
         "photograph": shared.photograph,
+        "control": shared.guide.facts if shared.guide else None,
         "machine": machine(backbone.device),
         "versions": versions(),
         "digital_source_type": "trainedAlgorithmicMedia",  # IPTC's word for what a machine made

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from torch import Tensor
 from starring.backbones.base import Backbone
 from starring.config import Recipe, from_json, to_json
 from starring.data.masks import Segmenter
+from starring.data.motion import Motion, MotionRecord
 from starring.data.prompts import check_prompt
 from starring.data.rights import require_consent
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.learn.choice import FOLDER, Chooser, Validation
+from starring.learn.clips import clips_of, lasting, recorded, seer_of, shown
 from starring.learn.guards import Stop, guarded, own_randomness, seed_all
 from starring.learn.identity import identity_of, prompted
 from starring.learn.loop import Loop
@@ -49,6 +52,7 @@ def learn(
     recipe: Recipe | None = None,
     runs_dir: str | Path = "runs",
     *,
+    motion: Motion | None = None,
     resume: str | Path | None = None,
     name: str | None = None,
     tokens: str | Path | None = None,
@@ -66,6 +70,7 @@ def learn(
         backbone: on the device to train on.
         recipe: all choices; the method's own for this backbone when absent (the stored one when resuming).
         runs_dir: where the new run's folder goes.
+        motion: clips of the motion that is learned together with the subject, for methods that learn both.
         resume: the folder of an unfinished run to go on with, instead of beginning a new one.
         name: the run's name; ``<subject>-<method>`` by default. A number is added where it is taken.
         tokens: a finished run whose learned words are taken over, so that none are learned anew; another method's,
@@ -100,14 +105,15 @@ def learn(
         if run is not None and run.finished:
             tell(Progress(phase="done", run=run.folder))
             return run
-        if recipe.stages:
-            seed_all(recipe.stages[0].train.seed)
-        method = build(recipe.method, backbone, recipe.options).to(backbone.device)
-        for stage in recipe.stages:
-            if not list(method.learns(stage.name)):  # told before anything is written, as an unknown stage is
-                raise StarringError(f"'{recipe.method}' learns nothing in its stage '{stage.name}'. Remove the stage.")
+        motion = lasting(recipe, recorded(motion, run.record.motion) if run else motion, backbone)
+        for complaint in motion.skipped if motion is not None else ():
+            tell(Progress(phase="check", complaint=complaint))
+        method = _fresh(recipe, backbone)
         eye = choose_segmenter(segmenter, subject, backbone, recipe, run)
-        run = run or _new_run(runs_dir, name, recipe, subject, backbone, accelerator, start)
+        see = cache(partial(seer_of, recipe, backbone))  # an image encoder takes gigabytes, and may not be needed
+        if motion is not None and run is None:
+            start |= {"image": shown(subject, recipe, see())}
+        run = run or _new_run(runs_dir, name, recipe, subject, motion, backbone, accelerator, start)
         method.load_state_dict(run.load_start(), strict=False)
         tell(Progress(phase="check", run=run.folder))
         if not recipe.stages:
@@ -116,12 +122,14 @@ def learn(
             chooser = _chooser(run, validation)
             bank = prepared(run, subject, backbone, recipe, eye, accelerator, guarded(tell, stop, run))
             identity = identity_of(subject, backbone, recipe, eyes, segmenter, tell)
+            clips = clips_of(run, motion, backbone, recipe, see, accelerator, guarded(tell, stop, run))
+            see.cache_clear()
             prior = class_images(run, subject, backbone, recipe, accelerator, guarded(tell, stop, run))
             # Cutting masks may have drawn numbers, and a resumed run finds them cut.
             seed_all(recipe.stages[0].train.seed)
             Loop(
                 run=run, recipe=recipe, method=method, backbone=backbone, accelerator=accelerator, bank=bank, stop=stop,
-                tell=tell, prior=prior, identity=identity, preview=preview, chooser=chooser,
+                tell=tell, prior=prior, clips=clips, identity=identity, preview=preview, chooser=chooser,
             ).train()  # fmt: skip
     return run
 
@@ -131,6 +139,7 @@ def resume(
     backbone: Backbone,
     subject: Subject | None = None,
     *,
+    motion: Motion | None = None,
     segmenter: Segmenter | str | None = None,
     eyes: IdentityEyes | None = None,
     on_progress: OnProgress | None = None,
@@ -143,6 +152,7 @@ def resume(
         folder: the run.
         backbone: the one it was begun with.
         subject: the photographs; read from where they were when absent.
+        motion: the clips, likewise.
         segmenter: as in :func:`learn`; needed only if masks had not all been cut.
         eyes: as in :func:`learn`.
         on_progress: as in :func:`learn`.
@@ -156,8 +166,25 @@ def resume(
         subject = Subject.from_folder(record.subject.folder, record.subject.class_word, record.subject.name)
     return learn(
         record.recipe.method, subject, backbone, record.recipe,
-        resume=folder, segmenter=segmenter, eyes=eyes, on_progress=on_progress, preview=preview, validation=validation,
+        motion=motion, resume=folder, segmenter=segmenter, eyes=eyes, on_progress=on_progress, preview=preview,
+        validation=validation,
     )  # fmt: skip
+
+
+def _fresh(recipe: Recipe, backbone: Backbone) -> Method:
+    """The method as it begins, after the first stage's seed.
+
+    Raises:
+        StarringError: if it learns nothing in one of its stages; told before anything is written, as an unknown stage
+            is.
+    """
+    if recipe.stages:
+        seed_all(recipe.stages[0].train.seed)
+    method = build(recipe.method, backbone, recipe.options).to(backbone.device)
+    for stage in recipe.stages:
+        if not list(method.learns(stage.name)):
+            raise StarringError(f"'{recipe.method}' learns nothing in its stage '{stage.name}'. Remove the stage.")
+    return method
 
 
 def _chooser(run: Run, validation: Validation | None) -> Chooser | None:
@@ -201,7 +228,7 @@ def _resolved(
         raise StarringError(f"The recipe is for the method '{recipe.method}', not for '{method_name}'. Use its own.")
     start: dict[str, Tensor] = {}
     if tokens is not None and run is None:
-        recipe, start = taken_over(recipe, Run.open(tokens), backbone)
+        recipe, start = taken_over(recipe, Run.open(tokens), backbone, subject.class_word)
     if not recipe.stages and not start and (run is None or not run.load_start()):
         raise StarringError(f"The recipe for '{method_name}' has no stage, so nothing would learn. Give it one.")
     captions = recipe.data.templates or (recipe.data.template,)
@@ -284,14 +311,14 @@ def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
 
 
 def _new_run(
-    runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, backbone: Backbone, process: Accelerator,
-    start: Mapping[str, Tensor],
+    runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, motion: Motion | None, backbone: Backbone,
+    process: Accelerator, start: Mapping[str, Tensor],
 ) -> Run:  # fmt: skip
     made: list[Any] = [None]
     if process.is_main_process:
         record = Record(
             recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
-            libraries=libraries(),
+            motion=MotionRecord.of(motion) if motion else None, libraries=libraries(),
         )  # fmt: skip
         made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record, start).folder)]
     if process.num_processes > 1:

@@ -22,10 +22,13 @@ from starring.backbones.base import Backbone
 from starring.config import to_json
 from starring.data.files import write_folder, write_json
 from starring.errors import StarringError
+from starring.perception.identity import Identity
 from starring.run import CONFIG, Run
 
 FOLDER = "validation"
 """In the run: a folder for each checkpoint that is kept, and what the validation itself writes."""
+MARGIN = 0.02
+"""Differences of mean cosines up to this are taken for chance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +41,10 @@ class Verdict:
     """The share of the likeness to the prompts that the untuned model's films have at the same seeds."""
     motion: float
     """The share of the motion that the untuned model's films have at the same seeds."""
+    frozen: bool = False
+    """Whether less than half of that motion is left, and not by chance."""
+    reward: float | None = None
+    """What the encoder that training is rewarded by says of the same films; it has no part in the choice."""
 
     @property
     def held(self) -> tuple[float, float, float]:
@@ -54,7 +61,8 @@ class Verdict:
         return identity * text * motion
 
     def __str__(self) -> str:
-        return f"identity {self.identity:.3f}, text {100 * self.text:.0f} %, motion {100 * self.motion:.0f} %"
+        said = f"identity {self.identity:.3f}, text {100 * self.text:.0f} %, motion {100 * self.motion:.0f} %"
+        return said if self.reward is None else f"{said} (reward {self.reward:.3f})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +91,10 @@ class Validation(Protocol):
         """
         ...
 
-    def __call__(self, run: Run, candidate: Run, backbone: Backbone, on_step: Callable[[int, int], None]) -> Verdict:
+    def __call__(
+        self, run: Run, candidate: Run, backbone: Backbone, on_step: Callable[[int, int], None],
+        identity: Identity | None = None,
+    ) -> Verdict:  # fmt: skip
         """Film and score a checkpoint.
 
         Args:
@@ -91,6 +102,7 @@ class Validation(Protocol):
             candidate: the checkpoint, as a finished run of its own.
             backbone: what it is learned on.
             on_step: told what is done and what there is to do.
+            identity: the subject as the reward knows it, if there is one.
         """
         ...
 
@@ -122,6 +134,33 @@ def why(trials: Sequence[Trial]) -> str:
     return f"The result is {ground}{against}. No other beats steps {front}."
 
 
+def alarms(trials: Sequence[Trial]) -> list[str]:
+    """What is wrong with the last trial, in words: frozen motion, or a reward that is hacked.
+
+    A reward is hacked where the encoder that gives it sees more likeness than at an earlier checkpoint, and the one
+    that scores, which training never asked, sees less; each by more than :data:`MARGIN`.
+    """
+    last = trials[-1]
+    said: list[str] = []
+    if last.verdict.frozen:
+        said.append(
+            f"Step {last.step}: motion is frozen, {100 * last.verdict.motion:.0f} % of the untuned model's is left."
+            " Train less, or with a lower learning rate."
+        )
+    seen = [trial for trial in trials[:-1] if trial.verdict.reward is not None]
+    if last.verdict.reward is None or not seen:
+        return said
+    top = max(seen, key=lambda trial: trial.verdict.identity)
+    assert top.verdict.reward is not None
+    if last.verdict.reward > top.verdict.reward + MARGIN and last.verdict.identity < top.verdict.identity - MARGIN:
+        said.append(
+            f"Step {last.step}: the reward is being hacked. Its encoder sees more likeness than at step {top.step}"
+            f" ({last.verdict.reward:.3f}, {top.verdict.reward:.3f} then), another encoder less"
+            f" ({last.verdict.identity:.3f}, {top.verdict.identity:.3f} then). Train less, or with a larger penalty."
+        )
+    return said
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Chooser:
     """The checkpoints of one run that were filmed. Its memory is the run's log, so a resumed run remembers."""
@@ -143,9 +182,9 @@ class Chooser:
 
     def film(
         self, step: int, about: Mapping[str, Any], weights: Mapping[str, Tensor], backbone: Backbone,
-        on_step: Callable[[int, int], None],
+        on_step: Callable[[int, int], None], identity: Identity | None = None,
     ) -> Trial:  # fmt: skip
-        """Film and score a checkpoint, write the scores into the log, and drop what they have made useless.
+        """Film and score a checkpoint, write scores and alarms into the log, and drop what they have made useless.
 
         Args:
             step: optimiser steps done.
@@ -153,12 +192,16 @@ class Chooser:
             weights: the method's state dict.
             backbone: what it is learned on.
             on_step: told what is done and what there is to do.
+            identity: the subject as the reward knows it, if there is one.
         """
         candidate = self._candidate(step, weights)
-        verdict = self.validation(self.run, candidate, backbone, on_step)
-        self.run.append({"step": step, **about, FOLDER: {**to_json(verdict), "value": verdict.value}})
+        verdict = self.validation(self.run, candidate, backbone, on_step, identity)
+        trial = Trial(step=step, verdict=verdict)
+        entry = {"step": step, **about, FOLDER: {**to_json(verdict), "value": verdict.value}}
+        wrong = alarms([*self.trials, trial])
+        self.run.append({**entry, "alarms": wrong} if wrong else entry)
         self._keep()
-        return Trial(step=step, verdict=verdict)
+        return trial
 
     def settle(self) -> dict[str, Tensor]:
         """The weights of the best checkpoint; the log gets a line that says why, and ``choice.json`` says it all.
@@ -176,6 +219,7 @@ class Chooser:
             {
                 "best": chosen.step, "last": trials[-1].step, "pareto": [trial.step for trial in pareto(trials)],
                 "why": reason,
+                "alarms": [said for n in range(len(trials)) for said in alarms(trials[: n + 1])],
                 "trials": [{"step": t.step, **to_json(t.verdict), "value": t.verdict.value} for t in trials],
             },
         )  # fmt: skip
@@ -214,7 +258,10 @@ def trials_of(run: Run) -> list[Trial]:
     for entry in run.entries():
         with contextlib.suppress(KeyError):
             scores = entry[FOLDER]
-            verdict = Verdict(identity=scores["identity"], text=scores["text"], motion=scores["motion"])
+            verdict = Verdict(
+                identity=scores["identity"], text=scores["text"], motion=scores["motion"],
+                frozen=scores.get("frozen", False), reward=scores.get("reward"),
+            )  # fmt: skip
             found.append(Trial(step=entry["step"], verdict=verdict))
     return found
 

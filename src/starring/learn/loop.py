@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -23,7 +24,8 @@ from starring.data.files import write_image
 from starring.data.latents import Draw, LatentBank
 from starring.data.video import contact_sheet
 from starring.errors import Interrupted, StarringError
-from starring.learn.choice import Chooser, why
+from starring.learn.choice import Chooser, alarms, why
+from starring.learn.clips import Clips
 from starring.learn.guards import Stop, guarded, random_state, set_random_state
 from starring.learn.progress import OnProgress, Preview, Progress
 from starring.methods import Batch, Method, Request
@@ -32,6 +34,8 @@ from starring.run import Checkpoint, Run
 
 SHEET = 8
 """Frames of a preview that are shown."""
+VOID = 10
+"""So many void steps in a row end the training."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -54,6 +58,8 @@ class Place:
     """Optimiser steps of this stage."""
     position: int = 0
     """Samples drawn in this stage, by all processes."""
+    voids: int = 0
+    """Steps in a row from which nothing could be learned; the log has it too."""
     started: float = field(default_factory=time.perf_counter)
     """When this process began the stage; never stored."""
 
@@ -72,6 +78,8 @@ class Loop:
     tell: OnProgress
     prior: LatentBank | None = None
     """Pictures of the class, if a stage asks for them."""
+    clips: Clips | None = None
+    """The motion's clips, if a stage asks for them."""
     identity: Identity | None = None
     """Eyes that know the subject, if a stage is rewarded."""
     preview: Preview | None = None
@@ -144,6 +152,7 @@ class Loop:
         if scaler is not None and state.scaler:
             scaler.load_state_dict(dict(state.scaler))
         place.stage_step, place.position = state.stage_step, state.position
+        place.voids = _voids(self.run.entries())
         set_random_state(state.rng[self.accelerator.process_index], place.generator)
 
     def _result(self) -> dict[str, Tensor]:
@@ -176,27 +185,29 @@ class Loop:
 
     def _due(self, place: Place) -> bool:
         """Whether this step's films are to be scored. Every process has to know, since all save together."""
-        wanted = self.chooser is not None and self.main and self.chooser.due(place.step, self.total)
-        return any(gather_object([wanted])) if self.accelerator.num_processes > 1 else wanted
+        return self._anyone(self.chooser is not None and self.main and self.chooser.due(place.step, self.total))
 
     def _stopping(self) -> bool:
         """Whether any process was asked to stop: one may have heard before the others, and all must stop together."""
-        wanted = self.stop.wanted
+        return self._anyone(self.stop.wanted)
+
+    def _anyone(self, wanted: bool) -> bool:
+        """Whether any process says so: what one does, all must do together."""
         return any(gather_object([wanted])) if self.accelerator.num_processes > 1 else wanted
 
     def _step(self, place: Place, stage: Stage) -> tuple[float, dict[str, float]]:
-        """One optimiser step, over all micro-batches and processes."""
+        """One optimiser step, over all micro-batches and processes; a void one changes nothing."""
         t, world = stage.train, self.accelerator.num_processes
-        total, parts = 0.0, dict[str, float]()
+        total, parts, void = 0.0, dict[str, float](), False
+        on_clips = self._on_clips(place, stage)
         self.method.train()
         for _ in range(t.accumulate):
-            position = place.position + self.accelerator.process_index * t.batch
-            batch = self._batch(self.bank.draw(position, t.batch, place.generator, self.recipe.data.unmasked), place)
-            if self.prior is not None and stage.class_images:
-                batch = replace(batch, prior=self._batch(self.prior.draw(position, t.batch, place.generator), place))
-            if stage.rewarded:
-                batch = replace(batch, identity=self.identity)
+            batch = self._next(place, stage, on_clips)
             place.position += t.batch * world
+            resting = {id(parameter) for parameter in self.method.rests(batch)}
+            for parameter in _learning(place):
+                # What asks for no gradient has none, and AdamW then passes it by: no decay, no moments.
+                parameter.requires_grad_(id(parameter) not in resting)
             # Around backward too: under gradient checkpointing it runs the network again.
             with self.method.attached(place.backbone):
                 with self.accelerator.autocast():
@@ -207,12 +218,57 @@ class Loop:
                         f"The loss is {value} at step {place.step + 1} of {self.run.folder}. Lower the learning rate"
                         f" ({t.learning_rate}), or train with precision no or bf16 (now {t.precision})."
                     )
-                self.accelerator.backward(losses.total / t.accumulate)
+                if not losses.void:
+                    self.accelerator.backward(losses.total / t.accumulate)
+            void = void or losses.void
             total += value / t.accumulate
             for name, part in losses.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(part) / t.accumulate
-        self._descend(place, t)
+        if stage.rewarded:
+            void = self._anyone(void or (self.accelerator.scaler is None and not _finite(_learning(place))))
+            parts["void"] = float(void)
+        if void:
+            self._skip(place)
+        else:
+            place.voids = 0
+            self._descend(place, t)
         return total, parts
+
+    def _skip(self, place: Place) -> None:
+        """Leave everything as it was, since the reward or its gradient was no number.
+
+        Raises:
+            StarringError: the :data:`VOID`-th time in a row.
+        """
+        place.optimizer.zero_grad()
+        place.voids += 1
+        if place.voids >= VOID:
+            raise StarringError(
+                f"The reward was no number {VOID} times in a row, at step {place.step + 1} of {self.run.folder}; these"
+                " steps changed nothing. Lower the learning rate, or train with precision no."
+            )
+        note = f"Step {place.step + 1} was left out: the reward or its gradient is no number."
+        self.tell(Progress(phase="learn", step=place.step, total=self.total, note=note, run=self.run.folder))
+
+    def _on_clips(self, place: Place, stage: Stage) -> bool:
+        """Whether this step, in all processes, is on clips: a function of the step, so that resuming is exact."""
+        if self.clips is None or not stage.clips:
+            return False
+        coin = torch.rand((), generator=seeded(stage.train.seed, "clips", place.stage, place.stage_step))
+        return float(coin) < stage.clip_share
+
+    def _next(self, place: Place, stage: Stage, on_clips: bool) -> Batch:
+        """A micro-batch. Photographs and clips move on together, whichever of them the step is on."""
+        count, rank = stage.train.batch, self.accelerator.process_index
+        position, unmasked = place.position + rank * count, self.recipe.data.unmasked
+        if on_clips and self.clips is not None:
+            drawn = self.clips.bank.draw(position // count * stage.clips, stage.clips, place.generator)
+            images = self.clips.images[drawn.rows].to(self.backbone.device)
+            return replace(self._batch(drawn, place), motion=True, images=images)
+        batch = self._batch(self.bank.draw(position, count, place.generator, unmasked), place)
+        if self.prior is not None and stage.class_images:
+            batch = replace(batch, prior=self._batch(self.prior.draw(position, count, place.generator), place))
+        return replace(batch, identity=self.identity) if stage.rewarded else batch
 
     def _batch(self, drawn: Draw, place: Place) -> Batch:
         device = self.backbone.device
@@ -222,7 +278,7 @@ class Loop:
         )  # fmt: skip
 
     def _descend(self, place: Place, t: Train) -> None:
-        learning = [p for group in place.optimizer.param_groups for p in group["params"]]
+        learning = _learning(place)
         if self.accelerator.num_processes > 1:
             for parameter in learning:
                 if parameter.grad is not None:
@@ -294,12 +350,28 @@ class Loop:
         try:
             trial = self.chooser.film(
                 place.step, about, self.method.state_dict(), self.backbone,
-                lambda done, total: tell(Progress(phase="validate", step=done, total=total, run=home)),
+                lambda done, total: tell(Progress(phase="validate", step=done, total=total, run=home)), self.identity,
             )  # fmt: skip
         finally:
             set_random_state(before, place.generator)
         note = f"step {trial.step}: {trial.verdict}"
-        self.tell(Progress(phase="validate", step=1, total=1, note=note, run=home))
+        for said in (note, *alarms(self.chooser.trials)):
+            self.tell(Progress(phase="validate", step=1, total=1, note=said, run=home))
+
+
+def _finite(parameters: Sequence[Tensor]) -> bool:
+    return all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
+
+
+def _voids(entries: Sequence[Mapping[str, Any]]) -> int:
+    """Void steps at the end of a log."""
+    steps = [bool(entry["parts"].get("void")) for entry in entries if "parts" in entry]
+    return len(list(itertools.takewhile(bool, reversed(steps))))
+
+
+def _learning(place: Place) -> list[Tensor]:
+    """The parameters that the stage trains."""
+    return [p for group in place.optimizer.param_groups for p in group["params"]]
 
 
 def _schedule(optimizer: torch.optim.Optimizer, t: Train) -> Any:

@@ -17,6 +17,7 @@ from starring.data.latents import LatentBank, bank_key
 from starring.data.masks import Segmenter, cut_masks, load_masks, overview, settle
 from starring.data.subject import Subject
 from starring.data.video import contact_sheet
+from starring.learn.clips import whole_photographs
 from starring.learn.progress import OnProgress, Progress
 from starring.perception.segment import SEGMENTERS, load_segmenter
 from starring.run import Run
@@ -48,15 +49,24 @@ def prepared(
         data, size, seed = recipe.data, cast("int", recipe.data.size), recipe.stages[0].train.seed
         uses = max(s.train.steps * s.train.batch * s.train.accumulate for s in recipe.stages)
         data = replace(data, variants=max(len(kept), min(data.variants, uses * accelerator.num_processes)))
-        key = bank_key(kept, masks, data, size, seed, f"{backbone.source} {backbone.dtype}")
+        shape = recipe.sample or backbone.sample
+        whole = f" {shape.height} {shape.width}" if data.fit != "square" else ""
+        key = bank_key(kept, masks, data, size, seed, f"{backbone.source} {backbone.dtype}{whole}")
         path = run.cache / "moments.safetensors"
         bank = LatentBank.load(path, key)
         if bank is None:
+
+            def told(done: int, total: int) -> None:
+                tell(Progress(phase="moments", step=done, total=total, run=run.folder))
+
             with torch.no_grad():
-                bank = LatentBank.build(
-                    kept, masks, lambda pixels: backbone.encode_moments(pixels.to(backbone.device)), data, size, seed,
-                    lambda done, total: tell(Progress(phase="moments", step=done, total=total, run=run.folder)),
-                )  # fmt: skip
+                if data.fit != "square":
+                    bank = whole_photographs(kept, recipe, backbone, told)
+                else:
+                    bank = LatentBank.build(
+                        kept, masks, lambda pixels: backbone.encode_moments(pixels.to(backbone.device)), data, size,
+                        seed, told,
+                    )  # fmt: skip
             run.cache.mkdir(exist_ok=True)
             bank.save(path, key)
     return bank

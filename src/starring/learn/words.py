@@ -23,7 +23,9 @@ ROWS = "rows"
 """The words' key in the state dict of every :class:`Worded`."""
 
 
-def taken_over(recipe: Recipe, words: Run, backbone: Backbone) -> tuple[Recipe, dict[str, Tensor]]:
+def taken_over(
+    recipe: Recipe, words: Run, backbone: Backbone, class_word: str = ""
+) -> tuple[Recipe, dict[str, Tensor]]:
     """A recipe that goes on from the words of another run, and those words.
 
     The stage that learns words is left out, and so is every other that would have nothing to learn. There are as many
@@ -33,6 +35,7 @@ def taken_over(recipe: Recipe, words: Run, backbone: Backbone) -> tuple[Recipe, 
         recipe: of a method with learned words.
         words: a finished run of such a method.
         backbone: of the family that the words were learned on.
+        class_word: the subject's, which some options need and the recipe may leave to the subject.
 
     Returns:
         The recipe, and what the method's state dict begins with.
@@ -48,7 +51,7 @@ def taken_over(recipe: Recipe, words: Run, backbone: Backbone) -> tuple[Recipe, 
     rows = words.load_weights()[ROWS]
     theirs = from_json(find(record.recipe.method).config_type, record.recipe.options)
     options = {"correlation": theirs.correlation, **recipe.options, "vectors": len(rows)}
-    method = build(recipe.method, backbone, options)
+    method = build(recipe.method, backbone, {"class_word": class_word, **options})
     width = method.get_parameter(ROWS).shape[1]
     if rows.shape[1] != width:
         raise StarringError(

@@ -11,10 +11,16 @@ from starring.config import Recipe, from_json
 from starring.errors import unknown
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Plain, PlainConfig, Request
 from starring.methods.bridgeiv import BridgeIV
+from starring.methods.dualreal import DualReal
 from starring.methods.personalvideo import PersonalVideo
 from starring.methods.vcd import VCD
 
-METHODS: dict[str, type[Method]] = {"vcd": VCD, "bridgeiv": BridgeIV, "personalvideo": PersonalVideo}
+METHODS: dict[str, type[Method]] = {
+    "vcd": VCD,
+    "bridgeiv": BridgeIV,
+    "personalvideo": PersonalVideo,
+    "dualreal": DualReal,
+}
 """Every method by name."""
 
 

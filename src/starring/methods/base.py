@@ -49,6 +49,10 @@ class Batch:
     """The word for each sample's subject in its caption, for the same methods."""
     identity: Identity | None = None
     """Eyes that know the subject; there if the stage is rewarded."""
+    motion: bool = False
+    """Whether these are clips of a motion and not pictures of the subject, for methods that learn both."""
+    images: Tensor | None = None
+    """Embeddings of a frame of each clip, ``b e``, by the image encoder that the method's options name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -89,6 +93,8 @@ class Losses:
     """The scalar that is differentiated."""
     parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Named scalars for the log, without gradient."""
+    void: bool = False
+    """Whether nothing can be learned from this batch: the step then leaves everything as it is, and is counted."""
 
 
 class Method(nn.Module, ABC):
@@ -105,15 +111,26 @@ class Method(nn.Module, ABC):
     """The paper's arXiv id."""
     title: ClassVar[str]
     """The paper's title."""
+    state: ClassVar[str] = ""
+    """What a person should know before relying on it, empty if nothing."""
     config_type: ClassVar[type[Any]]
     """The frozen dataclass of the method's options; all of them have defaults."""
     recipes: ClassVar[Mapping[str, Recipe]]
     """Complete recipes by name; the first is the default."""
     embedding: ClassVar[str | None] = None
     """The key of the state dict that holds word vectors, ``n d``, where these are all that is learned."""
+    lora: ClassVar[str | None] = None
+    """The module that holds low-rank changes of the denoiser's layers by name (``/`` for dots), where these and the
+    words in ``rows`` are all that is learned."""
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The rows of the paper's component table: what each changes in the run's ``options`` and in the ``sample``, and
     with which ``reward`` (:class:`starring.config.Reward`) its films are optimised. The first is the baseline."""
+    columns: ClassVar[tuple[str, ...]] = ("clip_t", "clip_i", "dino_i")
+    """The scores of that table, in the paper's order."""
+    shaping: ClassVar[frozenset[str]] = frozenset()
+    """Options that learning depends on, of those that its rows change: such a row is learned for itself."""
+    moving: ClassVar[bool] = False
+    """Whether it learns a motion from clips together with the subject."""
     neutral: ClassVar[bool] = True
     """Whether the fresh method leaves films of prompts without the placeholder as they were."""
 
@@ -180,6 +197,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
         """The training loss of one batch; ``progress`` is the share of the stage that is done, in [0, 1)."""
+
+    def rests(self, batch: Batch) -> Iterable[nn.Parameter]:
+        """Parameters that a step on this batch leaves as they are, bit for bit; none unless a method says otherwise."""
+        return ()
 
     def forward(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
         """The same as :meth:`loss`, under the name that distributed wrappers call."""

@@ -40,8 +40,6 @@ PENALTIES = ("factors", "product")
 PROJECTIONS = ("to_q", "to_k", "to_v")
 ADAPTER_STAGE = "adapter"
 """The stage in which the adapter learns from a reward."""
-BAD = 10
-"""So many rewards in a row that are no numbers end the training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +174,9 @@ class PersonalVideo(Worded):
     config_type = PersonalVideoConfig
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
+    columns = ("identity", "face", "dino_i", "motion_top", "clip_t", "clip_i", "consistency_clip")
+    shaping = frozenset({"tuning", "simulated", "share", "layers"})
+    lora = "adapter"
 
     def __init__(self, backbone: Backbone, config: PersonalVideoConfig | None = None) -> None:
         """Start the words from the class word, and the adapter from nothing."""
@@ -187,8 +188,6 @@ class PersonalVideo(Worded):
             # theta_0 of the weight-space loss; it follows from the run's seed, so no file holds it.
             low_rank.register_buffer("start", low_rank.down.weight.detach().clone(), persistent=False)
             self.adapter[name.replace(".", "/")] = low_rank
-        self.bad = 0
-        """Rewards in a row that were no numbers."""
         self._opened = False
         self._kept: dict[tuple[int, int], Tensor] = {}
 
@@ -234,8 +233,7 @@ class PersonalVideo(Worded):
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
         """The denoiser's error on stills, or, where the batch brings an identity, 1 minus the reward (eq. 6).
 
-        Raises:
-            StarringError: if :data:`BAD` rewards in a row were no numbers.
+        Rewards that are no numbers are left out; without any other the batch is void.
         """
         if batch.identity is not None:
             return self._rewarded(backbone, batch, batch.identity)
@@ -256,11 +254,6 @@ class PersonalVideo(Worded):
             rewards = [self._reward(backbone, identity, batch.generator) for _ in batch.latents]
         seen = [reward for reward in rewards if reward is not None]
         finite = [reward for reward in seen if bool(reward.isfinite())]
-        self.bad = 0 if finite or not seen else self.bad + 1
-        if self.bad >= BAD:
-            raise StarringError(
-                f"The reward was no number {BAD} times in a row. Lower the learning rate, or train with precision no."
-            )
         penalty = self.penalty()
         total = self.config.penalty * penalty
         parts = {
@@ -271,7 +264,7 @@ class PersonalVideo(Worded):
         if finite:
             likeness = torch.stack(finite).mean()
             total, parts["likeness"] = total + 1 - likeness, likeness.detach()
-        return Losses(total=total, parts=parts)
+        return Losses(total=total, parts=parts, void=bool(seen) and not finite)
 
     def _reward(self, backbone: Backbone, identity: Identity, generator: torch.Generator | None) -> Tensor | None:
         """The cosine between one frame of a fresh film and one photograph (P1, P5, P6); ``None`` if nobody is seen."""

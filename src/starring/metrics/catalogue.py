@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal[
-    "clip", "dino", "subject", "background", "flow", "interpolator", "aesthetic", "faces", "other_faces", "segmenter"
-]
+    "clip", "dino", "subject", "background", "flow", "interpolator", "aesthetic", "faces", "other_faces", "segmenter",
+    "identity",
+]  # fmt: skip
 """What a pair of eyes is for."""
 
 ROLES: Mapping[str, str] = {
@@ -22,6 +23,7 @@ ROLES: Mapping[str, str] = {
     "aesthetic": "LAION's linear head on CLIP ViT-L/14 by path: aesthetic=sa_0_4_vit_l_14_linear.pth",
     "faces": "face models by path, which nobody bundles: faces=YUNET.onnx+SFACE.onnx from OpenCV's model zoo",
     "other_faces": "a second, independent face encoder by path: other_faces=YUNET.onnx+arcface=ENCODER.onnx",
+    "identity": "an identity encoder: identity=miniature-score or a folder with a ConvNeXt, and segmenter=NAME",
     "segmenter": "a text-prompted segmenter (segmenter=clipseg, sam3, grounded-sam or a folder) and the class word",
 }
 """What provides each pair of eyes."""
@@ -52,6 +54,10 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("dino_i", "DINO-I", "Frames look like the reference photographs, judged by DINO.", ("dino",)),
         Metric("clip_i", "CLIP-I", "Frames look like the reference photographs, judged by CLIP.", ("clip",)),
+        Metric(
+            "identity", "Identity", "The subject on the frames is the photographs' one, judged by an identity encoder.",
+            ("identity", "segmenter"),
+        ),
         Metric("face", "Face similarity", "Faces on the frames are the photographs' face.", ("faces",)),
         Metric(
             "other_face", "Face similarity 2", "The same by a second, independent face encoder.", ("other_faces",)

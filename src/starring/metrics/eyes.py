@@ -14,10 +14,11 @@ from starring.metrics.catalogue import ROLES, Role
 from starring.metrics.measures import Eyes
 from starring.metrics.protocols import Protocol
 from starring.perception.aesthetics import load_aesthetic
-from starring.perception.encoders import CLIP, DINO, load_clip, load_dino
+from starring.perception.encoders import load_clip, load_dino
 from starring.perception.faces import FaceEyes, SegmentedFaces, load_faces
 from starring.perception.films import I3D, FilmEncoder
 from starring.perception.flow import load_flow
+from starring.perception.identity import ENCODERS, load_identity
 from starring.perception.interpolate import load_interpolator
 from starring.perception.segment import load_segmenter
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 JUDGES = ("miniature", "paper")
 """``miniature`` is bundled; ``paper`` loads the networks that the protocol names, from the hub."""
-BROUGHT = ("flow", "interpolator", "aesthetic", "faces", "other_faces", "segmenter", "films")
+BROUGHT = ("flow", "interpolator", "aesthetic", "faces", "other_faces", "segmenter", "identity", "films")
 """Roles whose eyes a person may bring; ``films`` is I3D for FVD."""
 
 
@@ -71,9 +72,16 @@ def load_eyes(
     )  # fmt: skip
     if clip is None and dino is None:
         raise StarringError(" ".join(dict.fromkeys(missing.values())))
+    subject = _vbench(
+        "subject", protocol, dino, missing,
+        lambda name: load_dino(_dino(judge, name), device=device, transform="vbench"),
+    )  # fmt: skip
+    background = _vbench(
+        "background", protocol, clip, missing,
+        lambda name: load_clip(_clip(judge, name), device=device, transform="vbench-clip"),
+    )  # fmt: skip
     eyes = Eyes(
-        clip=clip, dino=dino, subject=_subject(judge, protocol, dino, missing, device),
-        background=_background(judge, protocol, clip, missing, device),
+        clip=clip, dino=dino, subject=subject, background=background,
         flow=load_flow(given.get("flow", "dis"), device=device or "cpu"),
         interpolator=load_interpolator(given.get("interpolator", "flow"), device=device), policy=protocol.policy,
     )  # fmt: skip
@@ -82,24 +90,14 @@ def load_eyes(
     return Loaded(eyes=eyes, films=films, missing=missing)
 
 
-def _subject(
-    judge: str, protocol: Protocol, dino: DINO | None, missing: dict[str, str], device: torch.device | str | None
-) -> DINO | None:
-    """VBench's DINO, or the one that is there anyway."""
-    name = protocol.subject
-    if name is None or "subject" not in protocol.metrics:
-        return dino
-    return _try("subject", missing, lambda: load_dino(_dino(judge, name), device=device, transform="vbench"))
-
-
-def _background(
-    judge: str, protocol: Protocol, clip: CLIP | None, missing: dict[str, str], device: torch.device | str | None
-) -> CLIP | None:
-    """VBench's CLIP, or the one that is there anyway."""
-    name = protocol.background
-    if name is None or "background" not in protocol.metrics:
-        return clip
-    return _try("background", missing, lambda: load_clip(_clip(judge, name), device=device, transform="vbench-clip"))
+def _vbench(
+    role: Role, protocol: Protocol, usual: T | None, missing: dict[str, str], make: Callable[[str], T]
+) -> T | None:
+    """The network that VBench takes for a role, if the protocol scores it as VBench; else the usual one."""
+    name: str | None = getattr(protocol, role)
+    if name is None or role not in protocol.metrics:
+        return usual
+    return _try(role, missing, lambda: make(name))
 
 
 def _brought(
@@ -108,6 +106,16 @@ def _brought(
     """The eyes that a person brings besides."""
     if "segmenter" in given:
         eyes = replace(eyes, segmenter=load_segmenter(given["segmenter"], device=device))
+    if "identity" in given:
+        if eyes.segmenter is None:
+            raise StarringError("identity=ENCODER looks at what a segmenter finds: give segmenter=NAME too.")
+        if given["identity"] not in ENCODERS and not Path(given["identity"]).is_dir():
+            raise StarringError(
+                f"identity={given['identity']}: give {' or '.join(ENCODERS)}, or a folder with a ConvNeXt. For faces of"
+                " people bring faces=YUNET.onnx+SFACE.onnx."
+            )
+        encoder = load_identity(given["identity"])
+        eyes = replace(eyes, identity=encoder.to(device) if device is not None else encoder)
     for role in ("faces", "other_faces"):
         if role in given:
             eyes = replace(eyes, **cast("Any", {role: _faces(eyes, role, given[role])}))

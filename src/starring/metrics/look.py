@@ -16,6 +16,7 @@ from starring.metrics.copying import painted_over
 from starring.perception.encoders import PictureEncoder
 from starring.perception.faces import FaceEyes
 from starring.perception.flow import Flow
+from starring.perception.identity import IdentityEyes
 from starring.perception.segment import Segmenter
 from starring.perception.transforms import as_tensor
 
@@ -67,6 +68,10 @@ class Look(_Seen):
         """Unit vectors ``n d`` of each frame's faces."""
         return self._once(eyes.protocol, lambda: [found.cpu() for found in eyes.faces(self.frames)])
 
+    def subjects(self, eyes: IdentityEyes) -> Tensor:
+        """Unit vectors ``n d`` of the subject on the frames that show it."""
+        return self._once(eyes.protocol, lambda: _known(eyes, [self.frames]))
+
     def masks(self, segmenter: Segmenter, word: str) -> list[Tensor]:
         """The subject on each frame, ``H W`` in {0, 1}."""
         arrays = (self.frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -108,6 +113,10 @@ class References(_Seen):
         """Unit vectors ``n d`` of each photograph's faces."""
         return self._once(eyes.protocol, lambda: [eyes.faces(as_tensor(image))[0].cpu() for image in self.images])
 
+    def subjects(self, eyes: IdentityEyes) -> Tensor:
+        """Unit vectors ``n d`` of the subject on the photographs that show it."""
+        return self._once(eyes.protocol, lambda: _known(eyes, [as_tensor(image) for image in self.images]))
+
     def masks(self, segmenter: Segmenter, word: str) -> list[Tensor]:
         """The subject on each photograph, ``H W`` in {0, 1}."""
         return self._once(f"{segmenter.id} {word}", lambda: segmenter.segment(self.images, word))
@@ -121,6 +130,12 @@ class References(_Seen):
             return encoder.pictures([_picture(each[0]) for each in painted]).cpu()
 
         return self._once(f"{encoder.protocol} around {word} {segmenter.id}", ask)
+
+
+def _known(eyes: IdentityEyes, pictures: Sequence[Tensor]) -> Tensor:
+    found = [eyes.crop(each) for each in pictures]
+    vectors = [eyes.encoder.images(crops).cpu() for crops, seen in found if seen]
+    return torch.cat(vectors) if vectors else torch.zeros(0, 1)
 
 
 def digest_of(images: Sequence[Image.Image]) -> str:

@@ -27,6 +27,7 @@ from starring.perception.aesthetics import Aesthetic
 from starring.perception.encoders import CLIP, DINO, PictureEncoder
 from starring.perception.faces import FaceEyes
 from starring.perception.flow import DIS, Flow
+from starring.perception.identity import IdentityEncoder, IdentityEyes, MaskedSubjects
 from starring.perception.interpolate import ByFlow, Interpolator
 from starring.perception.segment import Segmenter
 
@@ -58,6 +59,8 @@ class Eyes:
     """The same, independently."""
     segmenter: Segmenter | None = None
     """Finds the subject."""
+    identity: IdentityEncoder | None = None
+    """Tells one subject from another."""
     policy: FacePolicy = field(default_factory=FacePolicy)
     """What to do with several faces, none, and negative cosines."""
 
@@ -156,6 +159,17 @@ def _face(who: FaceEyes | None, eyes: Eyes, look: Look, asked: Asked) -> Measure
     return None if value is None else (value, f"{eyes.policy.id}; {who.protocol}")
 
 
+def _identity(eyes: Eyes, look: Look, asked: Asked) -> Measured:
+    """The mean, over the frames that show the subject, of its mean cosine with the photographs' subjects."""
+    if eyes.identity is None or eyes.segmenter is None or asked.references is None or not asked.class_word:
+        return None
+    seeing = IdentityEyes(finder=MaskedSubjects(eyes.segmenter, asked.class_word), encoder=eyes.identity)
+    known, seen = asked.references.subjects(seeing), look.subjects(seeing)
+    if not len(known) or not len(seen):
+        return None
+    return image_similarity(seen, known), f"cosine of all pairs; {seeing.protocol}"
+
+
 def _face_rate(eyes: Eyes, look: Look, _asked: Asked) -> Measured:
     return None if eyes.faces is None else (face_rate(look.faces(eyes.faces)), f"frames; {eyes.faces.protocol}")
 
@@ -179,6 +193,7 @@ def _copied_background(eyes: Eyes, look: Look, asked: Asked) -> Measured:
 _MEASURES: Mapping[str, Callable[[Eyes, Look, Asked], Measured]] = {
     "dino_i": lambda eyes, look, asked: _likeness(eyes.dino, look, asked),
     "clip_i": lambda eyes, look, asked: _likeness(eyes.clip, look, asked),
+    "identity": _identity,
     "face": lambda eyes, look, asked: _face(eyes.faces, eyes, look, asked),
     "other_face": lambda eyes, look, asked: _face(eyes.other_faces, eyes, look, asked),
     "face_rate": _face_rate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from starring.errors import StarringError
 from starring.perception.interpolate import Interpolator
@@ -110,6 +111,41 @@ def flow_magnitude_top(flow: Tensor, share: float = 0.05) -> float:
     """
     _require_pair(flow)
     return float(_strongest(flow, share).mean())
+
+
+def course(flow: Tensor, share: float = 0.05) -> Tensor:
+    """Where what moves has got to: the running sum of the mean displacement of the fastest pixels, ``p+1 2``, from 0.
+
+    Args:
+        flow: ``p 2 H W`` in pixels.
+        share: share of the pixels of each pair that counts.
+
+    Raises:
+        StarringError: if there is no pair.
+    """
+    _require_pair(flow)
+    moves = flow.double().flatten(2)
+    lengths = moves.norm(dim=1)
+    fastest = torch.topk(lengths, max(1, int(lengths.shape[1] * share)), dim=1).indices
+    steps = moves.gather(2, fastest[:, None].expand(-1, 2, -1)).mean(2)
+    return torch.cat([steps.new_zeros(1, 2), steps.cumsum(0)])
+
+
+def course_likeness(one: Tensor, other: Tensor) -> float:
+    """Pearson correlation of two courses ``n 2``, both axes together, in [-1, 1]; 0 if either stands still.
+
+    Courses of different length are compared over the same share of their time. Size and place do not matter, so a small
+    subject may follow a large one.
+    """
+    count = max(len(one), len(other))
+    a, b = (_resampled(each.double(), count) for each in (one, other))
+    a, b = a - a.mean(0), b - b.mean(0)
+    norm = float(a.norm() * b.norm())
+    return float((a * b).sum()) / norm if norm > 1e-9 else 0.0
+
+
+def _resampled(course: Tensor, count: int) -> Tensor:
+    return interpolate(course.T[None], size=count, mode="linear", align_corners=True)[0].T
 
 
 def stride(fps: float) -> int:

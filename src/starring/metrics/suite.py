@@ -82,7 +82,7 @@ class Judge:
         """Everything that numbers depend on besides the film: results are cached under it."""
         eyes = self.eyes
         seeing = [eyes.clip, eyes.dino, eyes.subject, eyes.background, eyes.flow, eyes.interpolator, eyes.aesthetic]
-        seeing += [eyes.faces, eyes.other_faces]
+        seeing += [eyes.faces, eyes.other_faces, eyes.identity]
         named = [each.protocol for each in seeing if each is not None]
         if eyes.segmenter is not None:
             named.append(eyes.segmenter.id)

@@ -30,7 +30,7 @@ def build(
     """Train and export parts of the bundled weights; all of them, in order, when none is named. Resumes by itself.
 
     Args:
-        parts: corpus, vae, latents, decoder, unet, motion, clip, dino, segmenter, judges, identity; of the
+        parts: corpus, vae, latents, decoder, unet, motion, student, clip, dino, segmenter, judges, identity; of the
             second miniature clips, video_vae, video_latents, dit.
         folder: where the corpus and the training states lie.
         minutes: stop each part after so long; the state is kept.
@@ -58,11 +58,14 @@ def build(
             builder.build(part, folder, seconds=minutes * 60, report=report, warm=warm, steps=steps, bf16=bf16)
 
 
-def gates(*, images: int = 60, films: int = 24, second: bool = False, write: bool = False) -> None:
+def gates(
+    *, images: int = 60, films: int = 24, second: bool = False, student: bool = False, write: bool = False
+) -> None:
     """Measure the bundled weights on material that nothing was trained on.
 
     Args:
         second: measure the second film model, miniature-dit, instead of everything else.
+        student: measure the four-step model, miniature-lcm, against its teacher instead.
         images: pictures made from prompts.
         films: films made from prompts.
         write: store the numbers beside the weights, where the tests read them.
@@ -70,16 +73,23 @@ def gates(*, images: int = 60, films: int = 24, second: bool = False, write: boo
     from starring.miniature import gates as measures
     from starring.miniature.export import WEIGHTS
 
-    values = measures.measure_dit(films=films) if second else measures.measure(images=images, films=films)
+    if second:
+        values = measures.measure_dit(films=films)
+    elif student:
+        values = measures.measure_student(films=films)
+    else:
+        values = measures.measure(images=images, films=films)
     table = Table("measure", "target", "reached", "")
     for name, value in values.items():
-        sign, target = (measures.TARGETS | measures.DIT_TARGETS)[name]
+        if name not in measures.ALL_TARGETS:
+            table.add_row(name, "", f"{value:.3f}", "")
+            continue
+        sign, target = measures.ALL_TARGETS[name]
         table.add_row(name, f"{sign} {target:g}", f"{value:.3f}", "yes" if measures.passed(name, value) else "not yet")
     console.print(table)
     if write:
-        (WEIGHTS / ("gates-dit.json" if second else "gates.json")).write_text(
-            json.dumps({k: round(v, 4) for k, v in values.items()}, indent=2) + "\n"
-        )
+        file = "gates-dit.json" if second else "gates-student.json" if student else "gates.json"
+        (WEIGHTS / file).write_text(json.dumps({k: round(v, 4) for k, v in values.items()}, indent=2) + "\n")
 
 
 def main() -> None:

@@ -16,10 +16,26 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from starring.errors import StarringError, unknown
-from starring.miniature import cinema, clips, corpus, dit, export, eyes, identity, judges, latents, models, pretrain
+from starring.miniature import (
+    cinema,
+    clips,
+    corpus,
+    dit,
+    export,
+    eyes,
+    identity,
+    judges,
+    latents,
+    models,
+    pretrain,
+    student,
+)
 from starring.miniature.fit import Loss, Trainer
 
-PARTS = ("corpus", "vae", "latents", "decoder", "unet", "motion", "clip", "dino", "segmenter", "judges", "identity")
+PARTS = (
+    "corpus", "vae", "latents", "decoder", "unet", "motion", "student", "clip", "dino", "segmenter", "judges",
+    "identity",
+)  # fmt: skip
 """In the order in which they can be built."""
 SECOND = ("clips", "video_vae", "video_latents", "dit")
 """The second miniature's parts, in order; its VAE starts from the first one's."""
@@ -88,6 +104,8 @@ def build(
         _train(part, trainer, loss, seconds, tell)
         if part in ("vae", "decoder", "unet", "motion"):
             export_film(folder)
+        elif part == "student":
+            export.student(student.lora(_average(folder, part)))
         elif part in SECOND:
             export_dit(folder)
         else:
@@ -102,6 +120,10 @@ def _training(part: str, folder: Path) -> tuple[Trainer, Loss]:
         unet, text = load_unet(folder)
         trainer, film = cinema.motion_trainer(folder, unet, text)
         return trainer, cinema.motion_loss(folder, trainer, film, text)
+    if part == "student":
+        film, text = student.parts()
+        trainer = student.trainer(folder, film)
+        return trainer, student.loss(folder, trainer, film, text)
     if part == "vae":
         trainer = pretrain.vae_trainer(folder)
         return trainer, pretrain.vae_loss(folder, trainer)

@@ -17,7 +17,7 @@ from diffusers import (
     MotionAdapter,
     UNet2DConditionModel,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     CLIPModel,
@@ -35,6 +35,7 @@ from starring.miniature.words import tokenizer
 from starring.miniature.world import SIZE
 
 WEIGHTS = Path(__file__).parent / "weights"
+LORA = "pytorch_lora_weights.safetensors"
 SAMPLE = {"frames": 16, "height": SIZE, "width": SIZE, "steps": 25, "guidance": 3.0, "fps": 8}
 DIT_SAMPLE = SAMPLE | {"frames": second.FRAMES}
 _DIT_INDEX = {
@@ -120,6 +121,15 @@ def eyes(net: CLIPModel | ViTModel | CLIPSegForImageSegmentation, name: str, wei
         tokenizer().save_pretrained(weights / name)
 
 
+def student(tensors: Mapping[str, Tensor], weights: Path = WEIGHTS) -> None:
+    """The LoRA that makes the film model one of four steps, in the file and the names of diffusers."""
+    folder = weights / "student"
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{LORA}.partial"
+    save_file({name: value.half().contiguous() for name, value in tensors.items()}, partial)
+    partial.replace(folder / LORA)
+
+
 def judges(image: ImageJudge | None, motion: MotionJudge | None, weights: Path = WEIGHTS) -> None:
     """The independent judges of the gates."""
     folder = weights / "judges"
@@ -151,6 +161,13 @@ def shipped(part: str, weights: Path = WEIGHTS) -> dict[str, dict[str, Tensor]]:
         return found
     if part == "unet":
         return shipped("text_encoder", weights) | shipped("unet_alone", weights)
+    if part == "student":
+        kinds = {"lora_A": "down", "lora_B": "up"}
+        changes: dict[str, dict[str, Tensor]] = {}
+        for name, value in load_file(weights / "student" / LORA).items():
+            layer, kind = name.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)
+            changes.setdefault(layer.replace(".", "__"), {})[kinds[kind]] = value.float()
+        return changes
     if part == "dit":
         return {name: shipped(f"dit_{name}", weights)[f"dit_{name}"] for name in ("transformer", "text_encoder")}
     if part == "video_vae":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from starring.miniature.words import encode
 
 CLIP = Plan(muon=True, steps=1700, lr=1.5e-3, batch=128, ema=0.998, weight_decay=0.05, decay=0.4)
 DINO = Plan(muon=True, steps=540, lr=1.2e-3, batch=128, ema=0.998, weight_decay=0.05, decay=0.4)
-SEGMENTER = Plan(muon=True, steps=4000, lr=1e-3, batch=16, ema=0.998, weight_decay=0.02, decay=0.4)
+SEGMENTER = Plan(muon=True, steps=4000, lr=1e-3, batch=32, ema=0.998, weight_decay=0.02, decay=0.4)
 
 ASKED = (*CLASSES, "subject", "face", "person")
 """Words that the segmenter learns to find."""
@@ -86,45 +87,84 @@ def dino_loss(build: Path, trainer: Trainer) -> Loss:
 
 
 def segmenter_trainer(build: Path) -> Trainer:
-    """Masks from words, at the frame's own size."""
-    return Trainer(build / "segmenter", {"segmenter": models.segmenter()}, SEGMENTER)
+    """Masks from words, at the frame's own size. The heads that name patches and words are thrown away."""
+    net = models.segmenter()
+    config: Any = net.config  # transformers leaves the types of its parts open
+    patch = nn.Linear(config.vision_config.hidden_size, 1 + len(CLASSES))
+    head = nn.ModuleDict({"patch": patch, "word": nn.Linear(config.projection_dim, len(ASKED))})
+    return Trainer(build / "segmenter", {"segmenter": net, "head": head}, SEGMENTER)
 
 
 def segmenter_loss(build: Path, trainer: Trainer) -> Loss:
-    """Cross entropy and overlap, for a subject's class, ``face``, ``subject``, or a class that is not there."""
+    """Cross entropy and overlap, for a subject's class, ``face``, ``subject``, or a class that is not there.
+
+    Each patch of the image tower has to name the class that it shows as well, and the text tower the word that it read:
+    without, answers to different words stay alike (cosine 0.9), and the decoder takes whatever stands out.
+    """
     shelf = Shelf(build / "corpus", "stills", ("images", "masks", "labels"))
-    net = trainer.modules["segmenter"]
+    net, head = trainer.modules["segmenter"], cast("nn.ModuleDict", trainer.modules["head"])
     prompts = np.array(encode([f"a {name}" for name in ASKED] + list(ASKED))).reshape(2, len(ASKED), -1)
 
     def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
         rows = _chosen(shelf, trainer.plan.batch, rng)
-        asked, wanted = _ask(shelf.get("labels", rows).astype(np.int64), shelf.get("masks", rows), rng)
+        labels, masks = shelf.get("labels", rows).astype(np.int64), shelf.get("masks", rows)
+        asked, wanted = _ask(labels, masks, rng)
         ids = torch.from_numpy(prompts[rng.integers(2, size=len(rows)), asked])
         images = pixels(shelf.get("images", rows))
         if rng.random() < 0.4:  # what is generated is less sharp than what is rendered
             images = worn(images, rng)
-        logits = net(input_ids=ids, pixel_values=images).logits
+        logits, patches, said = answered(net, ids, images)
         target = torch.from_numpy(wanted)
         cross = F.binary_cross_entropy_with_logits(logits, target)
         p = logits.sigmoid()
         overlap = 1 - (2 * (p * target).sum((1, 2)) + 1) / (p.sum((1, 2)) + target.sum((1, 2)) + 1)
-        return {"loss": cross + overlap.mean(), "overlap": overlap.mean()}
+        shown = torch.from_numpy(_shown(labels, masks, round(patches.shape[1] ** 0.5)))
+        naming = F.cross_entropy(head["patch"](patches).flatten(0, 1).float(), shown.flatten())
+        reading = F.cross_entropy(head["word"](said).float(), torch.from_numpy(asked))
+        total = cross + overlap.mean() + naming + reading
+        return {"loss": total, "overlap": overlap.mean(), "naming": naming, "reading": reading}
 
     return loss
 
 
-def _chosen(shelf: Shelf, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Rows of a step: half show two subjects, of which only the asked one counts, two in seven a person alone.
+def answered(net: nn.Module, ids: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """CLIPSeg's forward, with a gradient through both towers: its class holds them frozen, for they were CLIP's.
 
-    Faces are small, only people have them, and they are learned last. While few pictures showed two subjects, the
-    network took whatever stood out and did not read which was asked for.
+    Args:
+        net: a ``CLIPSegForImageSegmentation``.
+        ids: what is asked, ``b n``.
+        images: ``b 3 H W``.
+
+    Returns:
+        Logits ``b H W``, the image tower's patches ``b p d``, and the text tower's answer ``b e``.
+    """
+    model: Any = net
+    seen = model.clip.vision_model(pixel_values=images, output_hidden_states=True)
+    said = model.clip.get_text_features(ids).pooler_output
+    made = model.decoder([seen.hidden_states[layer + 1] for layer in model.extract_layers], said)
+    return made.logits, seen.last_hidden_state[:, 1:], said
+
+
+def _shown(labels: NDArray[np.int64], masks: NDArray[np.generic], side: int) -> NDArray[np.int64]:
+    """The class in the corner of each of ``side x side`` patches, counted from 1; 0 is background."""
+    step = masks.shape[1] // side
+    bits = masks[:, ::step, ::step].astype(np.uint8)
+    first, second = (1 + labels[:, LABELS.index(name)][:, None, None] for name in ("kind", "second"))
+    return np.where(bits & FIRST, first, np.where(bits & 1, second, 0))
+
+
+def _chosen(shelf: Shelf, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of a step: half show two subjects, each picture twice, two in seven a person alone.
+
+    Faces are small, only people have them, and they are learned last.
     """
     rows = rng.integers(len(shelf), size=16 * batch)
     labels = shelf.get("labels", rows).astype(np.int64)
     alone = labels[:, LABELS.index("actors")] == 1
     person = np.isin(labels[:, LABELS.index("kind")], _PEOPLE)
     pairs, people = batch // 2, batch * 2 // 7
-    chosen = [rows[~alone][:pairs], rows[alone & person][:people], rows[alone & ~person]]
+    both = np.repeat(rows[~alone][: pairs // 2], 2)
+    chosen = [both, rows[alone & person][:people], rows[alone & ~person]]
     return np.concatenate(chosen)[:batch]
 
 

@@ -30,6 +30,8 @@ TARGETS: dict[str, tuple[str, float]] = {
     "dino_auc": (">=", 0.9),
     "segmenter_subject": (">=", 0.85),
     "segmenter_face": (">=", 0.7),
+    "segmenter_one_of_two": (">=", 0.7),
+    "segmenter_absent": ("<=", 0.05),
     "image_kind": (">=", 0.9),
     "image_colour": (">=", 0.85),
     "image_scene": (">=", 0.95),
@@ -51,6 +53,16 @@ DIT_TARGETS: dict[str, tuple[str, float]] = {
 """What the second film model should reach, by the same judges."""
 
 
+STUDENT_TARGETS: dict[str, tuple[str, float]] = {
+    "student_motion_loss": ("<=", 0.1),
+    "student_kind_loss": ("<=", 0.1),
+}
+"""What the four-step model may lose of the shares that its teacher reaches in 25 steps, at the same prompts."""
+
+
+ALL_TARGETS = TARGETS | DIT_TARGETS | STUDENT_TARGETS
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
     """A prompt and what a judge should see."""
@@ -64,7 +76,7 @@ class Prompt:
 
 def passed(name: str, value: float) -> bool:
     """Whether a measure reaches its target."""
-    sign, target = (TARGETS | DIT_TARGETS)[name]
+    sign, target = ALL_TARGETS[name]
     return value >= target if sign == ">=" else value <= target
 
 
@@ -152,7 +164,11 @@ def dino(encoder: ImageEncoder, subjects: int = 60, shots: int = 3) -> dict[str,
 
 
 def segmenter(eye: Segmenter, count: int = 100) -> dict[str, float]:
-    """Mean intersection over union of subjects (by class word) and of faces."""
+    """Mean intersection over union of subjects (by class word), of faces, and of the one that is meant of two.
+
+    ``segmenter_absent`` is the share of a subject that is taken when another class is asked for, or a face of what is
+    no person.
+    """
     from PIL import Image
 
     scores: dict[str, list[float]] = {"subject": [], "face": []}
@@ -164,7 +180,36 @@ def segmenter(eye: Segmenter, count: int = 100) -> dict[str, float]:
         for name, word, truth in wanted:
             mask = eye.segment([Image.fromarray(frame.image)], word)[0].numpy() > 0.5
             scores[name].append(float((mask & truth).sum() / max((mask | truth).sum(), 1)))
-    return {f"segmenter_{name}": float(np.mean(values)) for name, values in scores.items()}
+    values = {f"segmenter_{name}": float(np.mean(values)) for name, values in scores.items()}
+    return values | {"segmenter_one_of_two": _one_of_two(eye, count // 3), "segmenter_absent": _absent(eye, count // 3)}
+
+
+def _one_of_two(eye: Segmenter, count: int) -> float:
+    from PIL import Image
+
+    rng, kinds, scores = np.random.default_rng(19), tuple(CLASSES), list[float]()
+    for n, shot in enumerate(held_out_shots(count, seed=18)):
+        kind = shot.actors[0].identity.kind
+        other = held_out_identity(n, kinds[(kinds.index(kind) + 1 + n % (len(kinds) - 1)) % len(kinds)])
+        frame = world.render(world.duet(shot, other, rng))
+        for word, truth in ((kind, frame.first), (other.kind, frame.mask & ~frame.first)):
+            mask = eye.segment([Image.fromarray(frame.image)], word)[0].numpy() > 0.5
+            scores.append(float((mask & truth).sum() / max((mask | truth).sum(), 1)))
+    return float(np.mean(scores))
+
+
+def _absent(eye: Segmenter, count: int) -> float:
+    from PIL import Image
+
+    kinds, shares = tuple(CLASSES), list[float]()
+    for n, shot in enumerate(held_out_shots(count, seed=16)):
+        frame, kind = world.render(shot), shot.actors[0].identity.kind
+        word = kinds[(kinds.index(kind) + 1 + n % (len(kinds) - 1)) % len(kinds)]
+        for asked in (word, "face") if kind not in PEOPLE else (word,):
+            if not {kind, asked} <= set(PEOPLE):  # of a woman, a man is not quite nothing
+                mask = eye.segment([Image.fromarray(frame.image)], asked)[0].numpy() > 0.5
+                shares.append(float((mask & frame.mask).sum() / frame.mask.sum()))
+    return float(np.mean(shares))
 
 
 def identities(subjects: int = 60) -> dict[str, float]:
@@ -216,9 +261,13 @@ def shoot(backbone: Backbone, texts: Sequence[str], frames: int, steps: int, bat
         generator = torch.Generator().manual_seed(1000 + start)
         noise = white((len(some), *shape), generator, backbone.device, torch.float32)
         with torch.no_grad():
-            text = backbone.encode_text([""] * len(some)) + backbone.encode_text(some)
+            text = backbone.encode_text(some)
+            if backbone.sample.guidance != 1:
+                text = backbone.encode_text([""] * len(some)) + text
             predict: Callable[[Tensor, Tensor], Tensor] = lambda x, t, text=text: backbone.predict(x, t, text)  # noqa: E731
-            latents = sample(predict, backbone.scheduler(), noise, steps, guidance=backbone.sample.guidance)
+            latents = sample(
+                predict, backbone.scheduler(), noise, steps, guidance=backbone.sample.guidance, generator=generator
+            )  # fmt: skip
             made.append(backbone.decode_video(latents).clamp(-1, 1))
     return torch.cat(made)
 
@@ -291,3 +340,18 @@ def measure_dit(films: int = 24) -> dict[str, float]:
     backbone = load_backbone("miniature-dit")
     made = motion_pictures(backbone, *load(WEIGHTS / "judges"), films)
     return video_vae(backbone) | {f"dit_{name}": value for name, value in made.items()}
+
+
+def measure_student(films: int = 48) -> dict[str, float]:
+    """The four-step model's shipped weights against its teacher, whose own shares are told beside."""
+    from starring.backbones.presets import load_backbone
+    from starring.miniature.export import WEIGHTS
+    from starring.miniature.judges import load
+
+    eyes, values = load(WEIGHTS / "judges"), dict[str, float]()
+    for name, role in (("miniature-lcm", "student"), ("miniature", "teacher")):
+        backbone = load_backbone(name)
+        made = motion_pictures(backbone, *eyes, films, steps=backbone.sample.steps)
+        values |= {key.replace("film", role): value for key, value in made.items()}
+    lost = {f"student_{key}_loss": values[f"teacher_{key}"] - values[f"student_{key}"] for key in ("motion", "kind")}
+    return values | lost

@@ -303,8 +303,8 @@ def film(shot: Shot, frames: int = FRAMES, pace: float = 1.0, size: int = SIZE) 
     return [render(at(shot, i / max(frames - 1, 1), pace), size) for i in range(frames)]
 
 
-def _duet(shot: Shot, rng: np.random.Generator) -> Shot:
-    other = identity(training_seed(rng))
+def duet(shot: Shot, other: Identity, rng: np.random.Generator) -> Shot:
+    """A shot's subject on the left, standing still, and another one on the right."""
     unit = 0.24
     left, right = 0.26 + float(rng.uniform(-0.03, 0.03)), 0.74 + float(rng.uniform(-0.03, 0.03))
     first = replace(shot.actors[0], x=left, unit=unit, y=0.86 - 0.85 * unit)
@@ -327,5 +327,5 @@ def random_shot(rng: np.random.Generator, who: Identity | None = None, films: bo
     if films:
         return shot
     if rng.random() < 0.08 and not held_out_pair(scene, "still"):  # a duet stands still
-        return _duet(shot, rng)
+        return duet(shot, identity(training_seed(rng)), rng)
     return at(shot, float(rng.random()), float(rng.uniform(0.8, 1.1)))

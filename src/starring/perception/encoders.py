@@ -138,6 +138,17 @@ class CLIP(_Encoder):
         """Most tokens of a text, start and end included (77 in OpenAI's models)."""
         return int(self._clip.config.text_config.max_position_embeddings)  # pyright: ignore
 
+    @property
+    def width(self) -> int:
+        """Width of its vectors."""
+        return int(self._clip.config.projection_dim)  # pyright: ignore
+
+    def embeddings(self, images: Sequence[Image.Image]) -> Tensor:
+        """Vectors ``b d`` of PIL images as they leave the network, of any length; no gradient."""
+        with torch.no_grad():
+            prepared = [self.transform(as_tensor(image).to(self.device)).to(self.dtype) for image in images]
+            return torch.cat([self._embed(each) for each in prepared]).float()
+
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors ``b d`` of texts, in float32. Longer texts are cut; :meth:`too_long` names them."""
         tokens = self._tokens(list(texts), truncation=True, max_length=self.context, padding=True, return_tensors="pt")

@@ -20,10 +20,10 @@ from starring.data.video import read_comment, read_video, to_uint8
 from starring.errors import StarringError
 from starring.generate.again import read_facts, reopened
 from starring.generate.ask import prepared
+from starring.generate.control import load_controlnet
 from starring.generate.films import Film, Shooting, described, fingerprint, written
 from starring.perception.segment import SEGMENTERS, load_segmenter
-from starring.refine.control import load_controlnet
-from starring.refine.draw import Scene, face_vcd, strength_of, tiled_vcd
+from starring.refine.draw import Scene, face_vcd, tiled_vcd
 from starring.refine.enlarge import load_enlarger
 from starring.refine.face import FaceOptions
 from starring.refine.find import ByDetector, BySegmenter, Finder
@@ -139,7 +139,7 @@ def opened(film: Film | str | Path) -> Source:
     """
     if isinstance(film, Film) and film.path is None:
         return Source(frames=film.frames, fps=film.facts["sample"]["fps"], path=None, facts=film.facts)
-    path = Path(film.path or "") if isinstance(film, Film) else Path(film).expanduser()
+    path = _named_path(film.path or "" if isinstance(film, Film) else film)
     facts, path = facts_of(path), path.with_suffix(".mp4") if path.suffix.lower() == ".json" else path
     clip = read_video(path)
     return Source(frames=to_uint8(clip.pixels), fps=max(1, round(clip.fps)), path=path, facts=facts)
@@ -151,10 +151,23 @@ def facts_of(film: str | Path) -> dict[str, Any] | None:
     Raises:
         StarringError: if it says what this program does not understand.
     """
-    path = Path(film).expanduser()
+    path = _named_path(film)
     sidecar = path.with_suffix(".json")
     known = sidecar if sidecar.is_file() else path if path.is_file() and "frames_sha256" in read_comment(path) else None
     return read_facts(known) if known is not None else None
+
+
+def _named_path(film: str | Path) -> Path:
+    """The path of a film, or of a folder of frames, with the name that new films are called after.
+
+    Raises:
+        StarringError: if it has none, as the root has.
+    """
+    path = Path(film).expanduser()
+    path = path if path.name else path.resolve()  # `.` is called as its folder is
+    if not path.name:
+        raise StarringError(f"{path} is no film. Give a video file, or a folder of frames.")
+    return path
 
 
 def _home(folder: str | Path | None, source: Source) -> Path:
@@ -191,8 +204,6 @@ def carried_out(
 ) -> tuple[Film, bool]:
     """The refined film, in memory, and whether anything was done; if nothing had to be, it is the source."""
     scene = Scene(shared=shared, prompt=prompt, seed=seed, tell=partial(_tell, on_progress))
-    if wish.face is not None:
-        wish = replace(wish, face=replace(wish.face, strength=strength_of(wish.face, shared.backbone)))
     frames, notes, eyes = source.frames, list[str](), dict[str, str]()
     changed = False
     if wish.face is not None:

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starring.backbones.base import Backbone
-from starring.diffusion.layout import same_layout
 from starring.diffusion.noise import gaussian_prior
 from starring.diffusion.sampling import first_step
 from starring.errors import StarringError
@@ -22,7 +20,7 @@ from starring.generate.films import Shooting, repeatable, shoot, speaking
 from starring.methods.base import PLACEHOLDER, Request
 from starring.refine.control import Control
 from starring.refine.enlarge import Enlarger
-from starring.refine.face import CELLS, STRENGTH, FaceOptions, Faces, as_pixels, refine_faces
+from starring.refine.face import FaceOptions, Faces, as_pixels, refine_faces
 from starring.refine.find import Finder
 from starring.refine.tiles import Grid, TileOptions, grid, tiled
 
@@ -86,15 +84,6 @@ def _told(tell: Tell, what: str, left_out: int, step: int, steps: int) -> None:
     tell(what, step - left_out, steps - left_out)
 
 
-def strength_of(options: FaceOptions, backbone: Backbone) -> float:
-    """The strength that was chosen for faces, or else the one that suits the backbone."""
-    if options.strength is not None:
-        return options.strength
-    own = backbone.sample
-    _, _, height, width = backbone.latent_shape(own.frames, own.height, own.width)
-    return same_layout(STRENGTH, backbone.parametrization, height * width, CELLS)
-
-
 def face_vcd(scene: Scene, frames: NDArray[np.uint8], finder: Finder, options: FaceOptions) -> Faces:
     """Face VCD on a film ``F H W 3``; see :func:`starring.refine.face.refine_faces`.
 
@@ -107,8 +96,7 @@ def face_vcd(scene: Scene, frames: NDArray[np.uint8], finder: Finder, options: F
                 f"The prompt for faces, '{options.prompt}', does not say where the subject is: write <*>."
             )
         scene = replace(scene, prompt=options.prompt)
-    strength = strength_of(options, scene.shared.backbone)
-    generator = torch.Generator().manual_seed(scene.seed)
+    generator, strength = torch.Generator().manual_seed(scene.seed), options.strength
     return refine_faces(
         frames, finder, lambda piece, what: redrawn(scene, piece, strength, generator, what), scene.size, options
     )

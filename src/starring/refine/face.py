@@ -3,8 +3,7 @@
 A face in the distance is a few cells of the latent, too few to be drawn. So it is found on every frame, cut out with
 its surroundings, enlarged to the size of a whole film, partially denoised with all frames together, under the method
 that made the film, and pasted back. The paper gives the idea and 80 % denoising (section 5.2); the numbers are those of
-the released workflow, in shares of its 512 pixels where they are lengths. The 80 % belong to latents of 64 x 64: of
-smaller ones so much noise leaves less, and the face would become somebody else's, so the default follows their size.
+the released workflow, in shares of its 512 pixels where they are lengths.
 """
 
 from __future__ import annotations
@@ -26,19 +25,14 @@ Redraw = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 """Frames ``F H W 3`` of the backbone's own size, partially denoised; the text says which piece of work it is."""
 
 REGIONS = ("following", "fixed")
-STRENGTH = 0.8
-"""Share of the schedule that the paper runs (section 5.2)."""
-CELLS = 64 * 64
-"""In latents of so many cells: those of Stable Diffusion 1.5 at 512 x 512."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaceOptions:
     """The choices inside Face VCD."""
 
-    strength: float | None = None
-    """Share of the schedule that is run; ``None`` leaves as much of a face as the paper's 80 % (section 5.2) leaves in
-    latents of 64 x 64, which at 512 pixels is 0.8 itself. See :mod:`starring.diffusion.layout`."""
+    strength: float = 0.8
+    """Share of the schedule that is run (section 5.2). Less keeps more of a face that is right and only blurred."""
     factor: float = 3.0
     """Size of the region in sizes of the face (workflow)."""
     feather: float = 5 / 512
@@ -63,7 +57,7 @@ class FaceOptions:
     """A YuNet model file (.onnx) that looks for faces instead of the segmenter."""
 
     def __post_init__(self) -> None:
-        if self.strength is not None and not 0 <= self.strength <= 1:
+        if not 0 <= self.strength <= 1:
             raise StarringError(
                 f"The strength for faces is {self.strength}, but it must lie in [0, 1]; the paper: 0.8."
             )

@@ -20,6 +20,8 @@ from starring.run import Photographs, Run
 
 ENCODER = "clip-vit-large-patch14"
 """CLIP's image tower of the pixel reward; the paper does not say which."""
+NAMED = {"segmenter", "encoder"}
+"""What a sidecar says about a reward that can be given again."""
 
 
 def eyes_for(
@@ -88,11 +90,14 @@ def options_of(reward: Reward | Mapping[str, Any] | bool | None, own: Reward | N
 
 def rewarded(method: Method, origin: Mapping[str, Any], eyes: Eyes, options: Reward) -> tuple[Method, dict[str, Any]]:
     """A method whose films are optimised, and what a sidecar says about both."""
-    return Rewarded(method, eyes, options), {**origin, "reward": {"options": to_json(options), **eyes.names}}
+    ids = {"segmenter": eyes.segmenter.id, "encoder": eyes.encoder.id}
+    return Rewarded(method, eyes, options), {
+        **origin, "reward": {"options": to_json(options), **eyes.names, "eyes": ids}
+    }  # fmt: skip
 
 
-def rewarded_again(method: Method, origin: Mapping[str, Any], backbone: Backbone) -> Method:
-    """The method of a sidecar, with the reward that it names, if it names one.
+def rewarded_again(method: Method, origin: Mapping[str, Any], backbone: Backbone) -> tuple[Method, dict[str, Any]]:
+    """The method of a sidecar, with the reward that it names, if it names one, and what is to be said about both now.
 
     Args:
         method: the method.
@@ -102,11 +107,16 @@ def rewarded_again(method: Method, origin: Mapping[str, Any], backbone: Backbone
     Raises:
         StarringError: if run, photographs or networks cannot be had any more.
     """
-    said = origin.get("reward")
-    if said is None:
-        return method
-    if not {"segmenter", "encoder"} <= set(said):
+    if (said := origin.get("reward")) is None:
+        return method, dict(origin)
+    if not NAMED.issubset(said):
         raise StarringError("This film was rewarded by networks that were passed in; film its prompt with them again.")
-    subject = again(Run.open(Path(origin["file"]).parent).record.subject)
+    photographs = Run.open(Path(origin["file"]).parent).record.subject
+    subject = again(photographs)
+    if missing := set(photographs.digests.values()) - set(subject.digests):
+        raise StarringError(
+            f"This film was compared with {len(photographs.digests)} photographs, and {len(missing)} of them are no"
+            f" longer in {photographs.folder}. Put them back, or film its prompt again."
+        )
     eyes = eyes_for(subject, backbone, said["segmenter"], said["encoder"])
-    return Rewarded(method, eyes, from_json(Reward, said["options"]))
+    return rewarded(method, origin, eyes, from_json(Reward, said["options"]))

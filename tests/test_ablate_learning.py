@@ -1,0 +1,56 @@
+"""Component tables whose rows learn differently: each such row has a run of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from starring.ablate import ablate, rows_of
+from starring.backbones.presets import load_backbone
+from starring.data.motion import Motion
+from starring.data.subject import Subject
+from starring.metrics.suite import load_judge
+from starring.run import Run
+from tests.data.pictures import album
+from tests.moving import clips, small
+from tests.perception.tiny_eyes import tiny_eyes
+from tests.tiny import tiny_cogvideox
+
+
+def test_the_rows_are_those_of_tables_2_and_3() -> None:
+    rows = {row.name: row.options for row in rows_of("dualreal")}
+    assert rows == {
+        "without joint adaptation": {"joint": False, "controller": False}, "without controller": {"controller": False},
+        "without groups (n = 1)": {"groups": 1}, "n = 2": {"groups": 2}, "n = blocks": {"groups": 0}, "DualReal": {},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_rows_that_learn_differently_are_learned_for_themselves(tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_cogvideox(tmp_path / "dit"), device="cpu")
+    judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))
+    recipe = small(backbone, tmp_path / "eyes" / "clip", steps=2, checkpoint_every=2)
+    subjects = [Subject.from_folder(album(tmp_path / name, 2, size), "dog")
+                for name, size in (("rex", (96, 96)), ("fido", (80, 96)))]  # fmt: skip
+    motion = Motion.read(clips(tmp_path / "running", 2))
+    names = ("without joint adaptation", "without groups (n = 1)", "DualReal")
+    rows = [row for row in rows_of("dualreal") if row.name in names]
+    found = [
+        ablate(
+            "dualreal", subjects, backbone, recipe, motion=motion, rows=rows, suite=["a <*> dog running"],
+            sample={"steps": 1}, judge=judge, folder=tmp_path / "table",
+        )
+        for _ in range(2)
+    ][-1]  # fmt: skip
+    runs = sorted(path.name for path in (found.folder / "runs").iterdir())
+    ends = ("", "-without-groups-n-1", "-without-joint-adaptation")
+    assert runs == [f"{name}-dualreal{end}" for name in ("fido", "rex") for end in ends]
+    options = Run.open(found.folder / "runs" / "rex-dualreal-without-joint-adaptation").record.recipe.options
+    assert (options["joint"], options["controller"]) == (False, False)
+    saved = json.loads(found.results.read_text())
+    for films in saved["films"].values():
+        assert [film["subject"] for film in films] == ["rex-dualreal", "fido-dualreal"]
+    assert len({Run.open(found.folder / "runs" / name).weights.read_bytes() for name in runs}) == len(runs)
+    assert "fido: a <*> dog running" in found.report.read_text().replace("&lt;", "<").replace("&gt;", ">")

@@ -1,0 +1,76 @@
+"""Films that follow a ControlNet, with what was learned and nothing tuned, and the way back from their sidecars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel
+from PIL import Image
+
+from starring.backbones.base import Backbone
+from starring.errors import StarringError
+from starring.generate import from_sidecar, generate
+from starring.generate.control import load_controlnet
+from starring.provenance import verify
+from tests.test_formats_lora import personal_run
+from tests.tiny import tiny_unet
+
+PROMPT = "a <*> dog on the beach"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ControlNet for the tiny U-Net whose answers are not nothing, as a fresh one's are."""
+    folder = tmp_path_factory.mktemp("control")
+    torch.manual_seed(0)
+    net = ControlNetModel.from_unet(tiny_unet(32), conditioning_embedding_out_channels=(16, 32, 96))
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    net.save_pretrained(folder)
+    return folder
+
+
+def pictures(folder: Path, seed: int) -> Path:
+    folder.mkdir()
+    for n in range(4):
+        drawn = np.random.default_rng([seed, n]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(drawn).save(folder / f"{n}.png")
+    return folder
+
+
+def test_a_film_follows_its_pictures_and_is_made_again(tiny: Backbone, network: Path, tmp_path: Path) -> None:
+    run = personal_run(tmp_path / "runs", tiny)
+    one, other = pictures(tmp_path / "one", 1), pictures(tmp_path / "other", 2)
+    loaded = load_controlnet(str(network), tiny)
+
+    def filmed(seen: Path | None) -> np.ndarray:  # type: ignore[type-arg]
+        follow = {} if seen is None else {"controlnet": loaded, "control": seen}
+        return generate(run, PROMPT, seed=3, backbone=tiny, write=False, **follow)[0].frames  # type: ignore[arg-type]
+
+    free, first, second = filmed(None), filmed(one), filmed(other)
+    assert not np.array_equal(free, first)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(free, filmed(None)), "the backbone is as it was"
+
+    (film,) = generate(run, PROMPT, seed=3, backbone=tiny, controlnet=str(network), control=one, folder=tmp_path)
+    assert np.array_equal(film.frames, first)
+    assert film.facts["control"]["frames"] == [0, 1, 2, 3]
+    assert film.sidecar is not None
+    again = from_sidecar(film.sidecar, backbone=tiny, write=False)
+    assert np.array_equal(again.frames, film.frames)
+    assert "what its layout follows" in {finding.what for finding in verify(film.sidecar).findings}
+    Image.fromarray(film.frames[0]).save(one / "0.png")
+    with pytest.raises(StarringError, match="has changed"):
+        from_sidecar(film.sidecar, backbone=tiny, write=False)
+
+
+def test_one_without_the_other_is_refused(tiny: Backbone, network: Path, tmp_path: Path) -> None:
+    run = personal_run(tmp_path / "runs", tiny)
+    with pytest.raises(StarringError, match="both --controlnet and --control"):
+        generate(run, PROMPT, backbone=tiny, controlnet=str(network), write=False)
+    with pytest.raises(StarringError, match="no ControlNet"):
+        generate(run, PROMPT, backbone=tiny, controlnet=str(tmp_path / "none"), control=pictures(tmp_path / "p", 1))

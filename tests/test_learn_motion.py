@@ -1,0 +1,158 @@
+"""Learning a subject and a motion together: which step changes what, exact resuming, and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from starring.backbones.base import Backbone
+from starring.data.motion import Motion
+from starring.data.subject import Subject
+from starring.errors import Interrupted, StarringError
+from starring.generate import generate
+from starring.learn import Progress, learn, resume
+from starring.methods import build
+from starring.run import Run
+from tests.moving import IMAGE_WIDTH, clips, learned, small
+from tests.training import state_of
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def run(home: Path, dit: Backbone) -> Run:
+    return learned(home, dit)
+
+
+def named_moments(folder: Path, names: list[str]) -> dict[str, dict[str, Tensor]]:
+    """What AdamW keeps, by parameter."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        number, what = key.split(".")
+        found.setdefault(names[int(number)], {})[what] = value
+    return found
+
+
+def new_rate(folder: Path) -> float:
+    """The learning rate with which the last step before a checkpoint was made: the last of a cosine is 0 in effect."""
+    step = int(folder.name.rpartition("-")[2])
+    return next(entry["learning_rate"] for entry in Run.open(folder.parent).entries() if entry["step"] == step - 1)
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_step_changes_its_own_side_and_no_bit_of_the_other(run: Run, dit: Backbone) -> None:
+    method = build("dualreal", dit, dict(run.record.recipe.options))
+    names = [name for name, _ in method.named_parameters()]
+    kinds = [next(iter(entry["parts"])) for entry in run.entries()]
+    assert set(kinds[1:]) == {"identity", "motion"}, "both kinds of step are looked at"
+    for (before, after), kind in zip(pairwise(run.checkpoints()), kinds[1:], strict=True):
+        old, new = (load_file(folder / "method.safetensors") for folder in (before, after))
+        old_moments, new_moments = (named_moments(folder, names) for folder in (before, after))
+        for name in names:
+            side = "identity" if ".identity." in name else "blender" if name.startswith("blender") else "motion"
+            stepped = not same(old_moments.get(name, {}), new_moments.get(name, {}))
+            assert stepped == (side in (kind, "blender")), (name, kind)
+            if side not in (kind, "blender"):
+                assert torch.equal(old[name], new[name]), (name, kind)
+        moved = {name for name in names if not torch.equal(old[name], new[name])}
+        assert any(f".{kind}." in name for name in moved) == (new_rate(after) > 0)
+        assert torch.equal(old["image"], new["image"])
+    assert float(load_file(run.weights)["image"].norm()) > 0
+
+
+def test_the_paper_s_steps(run: Run) -> None:
+    (stage,) = run.record.recipe.stages
+    assert (stage.clips, stage.train.batch, stage.clip_share) == (3, 1, 0.5)
+    rates = [entry["learning_rate"] for entry in run.entries()]
+    assert rates[0] < rates[1] > rates[-1]
+
+
+def test_coins_fall_alike(run: Run, home: Path, dit: Backbone) -> None:
+    recipe = small(dit, home / "clip", steps=24, checkpoint_every=24, keep_checkpoints=1)
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    found = learn("dualreal", subject, dit, recipe, home / "coins", motion=motion)
+    count = Counter(next(iter(entry["parts"])) for entry in found.entries())
+    assert 6 <= count["motion"] <= 18
+
+
+def stopped(run: Run, home: Path, dit: Backbone, runs: Path, step: int) -> Path:
+    """The folder of a run like ``run`` that was stopped in a step."""
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "learn" and progress.step == step:
+            raise KeyboardInterrupt
+
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        learn("dualreal", subject, dit, run.record.recipe, runs, motion=motion, on_progress=stop)
+    assert not Run.open(runs / run.name).finished
+    return runs / run.name
+
+
+def test_stopped_and_resumed_it_ends_in_the_same_bits(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
+    encodings: list[int] = []
+    half = stopped(run, home, dit, tmp_path, 3)
+    again = resume(half, dit, on_progress=lambda p: encodings.append(p.step) if p.phase == "clips" else None)
+    assert not encodings, "latents of the clips are encoded once"
+    found, truth = state_of_both(again), state_of_both(run)
+    assert [name for name in truth if found.get(name) != truth[name]] == []
+
+
+def state_of_both(run: Run) -> dict[str, Any]:
+    run.masks.mkdir(exist_ok=True)
+    return state_of(run)
+
+
+def test_a_run_films_and_remembers_its_motion(run: Run, dit: Backbone) -> None:
+    assert run.record.motion is not None
+    assert (run.record.motion.name, run.record.motion.captions) == ("running", ("a man running",) * 3)
+    assert sorted(p.name for p in run.previews.glob("clip-*")) == ["clip-1.png", "clip-2.png", "clip-3.png"]
+    film, plain = (
+        generate(run, "a <*> dog running", backbone=dit, customized=customized, write=False)[0].frames
+        for customized in (True, False)
+    )
+    assert film.shape == (9, 32, 32, 3)
+    assert (film != plain).any()
+
+
+def test_one_without_the_other(home: Path, run: Run, dit: Backbone, tiny: Backbone, tmp_path: Path) -> None:
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    recipe = run.record.recipe
+    with pytest.raises(StarringError, match=r"photographs alone\. Give clips .*--motion; .* vcd"):
+        learn("dualreal", subject, dit, recipe, tmp_path)
+    with pytest.raises(StarringError, match="learn both with dualreal"):
+        learn("vcd", subject, tiny, runs_dir=tmp_path, motion=motion)
+    (stage,) = recipe.stages
+    with pytest.raises(StarringError, match="clips=0"):
+        learn("dualreal", subject, dit, replace(recipe, stages=(replace(stage, clips=0),)), tmp_path, motion=motion)
+    with pytest.raises(StarringError, match="letterbox, crop or stretch"):
+        learn(
+            "dualreal", subject, dit, replace(recipe, data=replace(recipe.data, fit="square")), tmp_path, motion=motion
+        )
+    wide = replace(recipe, options={**recipe.options, "image_width": 1024})
+    with pytest.raises(StarringError, match=rf"width {IMAGE_WIDTH}.* 1024.*image_width={IMAGE_WIDTH}"):
+        learn("dualreal", subject, dit, wide, tmp_path, motion=motion)
+    third = replace(recipe, options={**recipe.options, "photograph": 3})
+    with pytest.raises(StarringError, match=r"no photograph number 3.* has 3"):
+        learn("dualreal", subject, dit, third, tmp_path, motion=motion)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_clips_do_not_resume_a_run(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
+    half = stopped(run, home, dit, tmp_path, 1)
+    with pytest.raises(StarringError, match="not those that the run was begun with"):
+        resume(half, dit, motion=Motion.read(clips(tmp_path / "others", 1)))

@@ -1,0 +1,141 @@
+"""Learning from a reward goes wrong in known ways, and each of them is noticed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from starring.backbones.base import Backbone
+from starring.config import Recipe
+from starring.errors import StarringError
+from starring.evaluate import Films, Plan
+from starring.evaluate.validation import rewarded
+from starring.learn import Progress, learn
+from starring.learn.choice import Trial, Verdict, alarms, trials_of
+from starring.methods import recipe
+from starring.metrics.suite import load_judge
+from starring.perception.identity import IdentityEncoder, IdentityEyes, MaskedSubjects
+from starring.run import Run
+from tests.perception.tiny_eyes import tiny_eyes
+from tests.perception.tiny_identity import tiny_identity, tiny_iresnet
+from tests.reward.middle import Middle
+from tests.test_recipes import Ellipse, subject
+
+
+def trial(step: int, identity: float, reward: float | None, frozen: bool = False, motion: float = 1.0) -> Trial:
+    verdict = Verdict(identity=identity, text=1.0, motion=motion, frozen=frozen, reward=reward)
+    return Trial(step=step, verdict=verdict)
+
+
+def test_a_hacked_reward_is_told_and_an_honest_one_is_not() -> None:
+    begun, better = trial(50, 0.40, 0.30), trial(100, 0.50, 0.50)
+    assert alarms([begun, better]) == []
+    (said,) = alarms([begun, better, trial(150, 0.45, 0.80)])
+    assert said == (
+        "Step 150: the reward is being hacked. Its encoder sees more likeness than at step 100 (0.800, 0.500 then), "
+        "another encoder less (0.450, 0.500 then). Train less, or with a larger penalty."
+    )
+    assert alarms([begun, better, trial(150, 0.49, 0.80)]) == [], "less than the margin"
+    assert alarms([begun, better, trial(150, 0.40, 0.45)]) == [], "both fell: unlearned, not hacked"
+    assert alarms([trial(50, 0.5, None), trial(100, 0.1, None)]) == [], "nobody was rewarded"
+
+
+def test_frozen_motion_is_told() -> None:
+    (said,) = alarms([trial(50, 0.4, None, frozen=True, motion=0.31)])
+    assert said.startswith("Step 50: motion is frozen, 31 % of the untuned model's is left.")
+
+
+class Breaking(IdentityEncoder):
+    """An encoder whose answers, or their gradients, are no numbers in some of the steps that learn."""
+
+    def __init__(self, kind: str, steps: range) -> None:
+        super().__init__(tiny_iresnet(), 32, "breaking")
+        self.kind, self.steps, self.asked = kind, steps, 0
+
+    def images(self, pixels: Tensor) -> Tensor:
+        vectors = super().images(pixels)
+        if not torch.is_grad_enabled():
+            return vectors
+        self.asked += 1
+        if self.asked - 1 not in self.steps:
+            return vectors
+        return vectors * torch.nan if self.kind == "value" else vectors + 0 * (0 * vectors.square()).sqrt()
+
+
+def eyes(kind: str, steps: range) -> IdentityEyes:
+    return IdentityEyes(finder=MaskedSubjects(Middle(), "dog"), encoder=Breaking(kind, steps))
+
+
+def small(steps: int) -> Recipe:
+    """The paper's recipe: two steps of words, and so many of the adapter."""
+    whole = recipe("personalvideo")
+    words, adapter = (replace(stage, backbone="", train=replace(stage.train, batch=1)) for stage in whole.stages)
+    words = replace(words, train=replace(words.train, steps=2))
+    stages = words, replace(adapter, train=replace(adapter.train, steps=steps))
+    return replace(whole, stages=stages, data=replace(whole.data, size=32, variants=4))
+
+
+@pytest.mark.parametrize("kind", ["value", "gradient"])
+def test_a_reward_that_is_no_number_changes_nothing_and_is_counted(kind: str, tiny: Backbone, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def learned(bad: range, steps: int) -> Run:
+        return learn(
+            "personalvideo", subject(), tiny, small(steps), tmp_path, segmenter=Ellipse(), eyes=eyes(kind, bad),
+            on_progress=lambda p: heard.append(p.note),
+        )  # fmt: skip
+
+    broken = learned(range(3), 3).load_weights()
+    assert not any(value.any() for name, value in broken.items() if name.endswith("up.weight"))
+    assert [note for note in heard if note] == [
+        f"Step {n} was left out: the reward or its gradient is no number." for n in (3, 4, 5)
+    ]
+    run = learned(range(1, 2), 3)
+    voids = [entry["parts"]["void"] for entry in run.entries() if entry["stage"] == "adapter"]
+    assert voids == [0, 1, 0]
+    weights = run.load_weights()
+    assert all(value.isfinite().all() for value in weights.values())
+    assert any(value.any() for name, value in weights.items() if name.endswith("up.weight"))
+
+
+def test_ten_in_a_row_end_it(tiny: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(StarringError, match="no number 10 times in a row, at step 12"):
+        learn("personalvideo", subject(), tiny, small(12), tmp_path, segmenter=Ellipse(), eyes=eyes("value", range(99)))
+
+
+def test_checkpoints_are_scored_by_another_encoder_than_the_reward(tiny: Backbone, tmp_path: Path) -> None:
+    who, heard = subject(), list[Progress]()
+    judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))
+    identity = tiny_identity()
+    plan = Plan(every=2, prompts=("a <*> dog",), sample={"steps": 2})
+    run = learn(
+        "personalvideo", who, tiny, small(2), tmp_path, segmenter=Ellipse(), eyes=identity.eyes,
+        validation=Films(plan, who, judge), on_progress=heard.append,
+    )  # fmt: skip
+    trials = trials_of(run)
+    assert [t.step for t in trials] == [2, 4]
+    assert all(t.verdict.reward is not None for t in trials)
+    choice = json.loads((run.folder / "validation" / "choice.json").read_text())
+    told = [p.note for p in heard if p.phase == "validate" and p.note]
+    assert choice["alarms"] == [note for note in told if "hacked" in note or "frozen" in note]
+    assert [each["reward"] for each in choice["trials"]] == [t.verdict.reward for t in trials]
+
+
+def test_the_reward_of_films_is_the_mean_over_frames_and_photographs() -> None:
+    identity = tiny_identity()
+    frames = torch.rand(3, 40, 40, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+
+    class Taken:
+        def load(self):  # type: ignore[no-untyped-def]
+            return frames.numpy()
+
+    crops = [identity.eyes.crop(frame.permute(2, 0, 1)[None].float() / 255)[0] for frame in frames]
+    slow = [
+        float(identity.eyes.encoder.images(crop)[0] @ reference) for crop in crops for reference in identity.references
+    ]
+    assert rewarded([Taken()], identity) == pytest.approx(sum(slow) / len(slow), abs=1e-5)  # type: ignore[list-item]
