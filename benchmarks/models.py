@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNetMotionModel
+from diffusers import AutoencoderKL, CogVideoXTransformer3DModel, UNetMotionModel
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.harness import Suite
 from starring.backbones.animatediff import AnimateDiff, linear_ddim
 from starring.backbones.base import Backbone
+from starring.backbones.cogvideox import CogVideoX
 from starring.backbones.presets import load_backbone
 from starring.config import Sample
+from starring.miniature import dit
 from starring.perception.encoders import CLIP, load_clip
 from starring.perception.transforms import clip_transform
 from tests.tiny import tiny_tokenizer
@@ -92,6 +94,28 @@ def full_size(device: torch.device) -> AnimateDiff:
     for part in backbone.parts():
         _poisoned(part.to(device, torch.float16))
     return backbone
+
+
+def video_backbone(world: World, heads: int, blocks: int) -> CogVideoX:
+    """A CogVideoX of the given width (64 for each head) and depth, random weights; texts are given as embeddings.
+
+    Bfloat16 on a GPU. Its VAE and its text encoder, which nobody asks, are the miniature's.
+    """
+    build: Any = CogVideoXTransformer3DModel
+    with torch.device("meta"):
+        net = build(
+            num_attention_heads=heads, attention_head_dim=64, text_embed_dim=4096 if world.full else dit.TEXT_WIDTH,
+            num_layers=blocks, sample_width=90, sample_height=60, sample_frames=49, max_text_seq_length=226,
+            use_rotary_positional_embeddings=True,
+        )  # fmt: skip
+    net = net.to_empty(device=world.device).to(world.dtype)
+    for name, parameter in net.named_parameters():
+        nn.init.ones_(parameter) if "norm" in name and name.endswith("weight") and parameter.ndim == 1 else None
+    _poisoned(net)
+    return CogVideoX(
+        denoiser=net, vae=dit.vae(), text_encoder=dit.text_encoder(), tokenizer=dit.tokenizer(),
+        scheduler=dit.scheduler(),
+    )  # fmt: skip
 
 
 def large_clip(device: torch.device) -> CLIP:

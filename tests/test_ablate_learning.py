@@ -13,6 +13,7 @@ from starring.data.motion import Motion
 from starring.data.subject import Subject
 from starring.metrics.suite import load_judge
 from starring.run import Run
+from tests import pairing
 from tests.data.pictures import album
 from tests.moving import clips, small
 from tests.perception.tiny_eyes import tiny_eyes
@@ -54,3 +55,26 @@ def test_rows_that_learn_differently_are_learned_for_themselves(tmp_path: Path) 
         assert [film["subject"] for film in films] == ["rex-dualreal", "fido-dualreal"]
     assert len({Run.open(found.folder / "runs" / name).weights.read_bytes() for name in runs}) == len(runs)
     assert "fido: a <*> dog running" in found.report.read_text().replace("&lt;", "<").replace("&gt;", ">")
+
+
+@pytest.mark.slow
+def test_a_method_that_learned_once_is_taken_apart_without_learning(tmp_path: Path) -> None:
+    """All rows film one run's weights beside a subject's photograph; the naive one leaves them out."""
+    backbone = load_backbone(tiny_cogvideox(tmp_path / "dit"), device="cpu")
+    judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))
+    before = pairing.learned(tmp_path, backbone)
+    for name in ("1", "2"):
+        pairing.cutout(tmp_path / "rex" / f"{name}.png", int(name))
+    found = [
+        ablate(
+            "customvideox", [Subject.from_folder(tmp_path / "rex", "dog")], backbone, tokens=before.folder,
+            suite=["a <*> dog running"], sample={"steps": 3}, judge=judge, folder=tmp_path / "table",
+        )
+        for _ in range(2)
+    ][-1]  # fmt: skip
+    names = ["3D reference attention", "with TAB", "with ERAE", "CustomVideoX", "naive injection"]
+    assert [row.name for row in found.rows] == names
+    (run,) = (found.folder / "runs").iterdir()
+    films = {shot.frames.read_bytes() for shots in found.shots.values() for shot in shots}
+    assert len(films) == len(names)
+    assert not Run.open(run).record.recipe.stages

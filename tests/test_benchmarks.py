@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cases import CASES, metrics, noise, overwriting, propagation, reward, tokens, training
+from benchmarks.cases import (
+    CASES,
+    biased,
+    blended,
+    metrics,
+    noise,
+    overwriting,
+    propagation,
+    reference,
+    reward,
+    tokens,
+    training,
+)
 from benchmarks.counters import flops, largest
 from benchmarks.harness import AGAIN, Case, Goal, measured, ratio, timed
 from benchmarks.models import World
@@ -70,7 +82,13 @@ def test_counters_count() -> None:
     assert largest(lambda: (one @ other).sum()) == 8 * 4 * 4
 
 
-@pytest.mark.parametrize("build", [propagation.build, overwriting.build, reward.build, tokens.build, metrics.build])
+@pytest.mark.parametrize(
+    "build",
+    [
+        propagation.build, overwriting.build, reward.build, tokens.build, metrics.build, reference.build, biased.build,
+        blended.build,
+    ],
+)  # fmt: skip
 @pytest.mark.slow
 def test_what_is_counted_keeps_to_its_bar(build: object, place: World) -> None:
     """Exactness, memory, operations and pictures; how much memory a reward saves depends on the network's size."""
@@ -78,6 +96,10 @@ def test_what_is_counted_keeps_to_its_bar(build: object, place: World) -> None:
     counted = [goal for goal in case.goals if goal.what in case.counters and goal.what != "times less memory"]
     assert counted
     assert {goal.what: case.counters[goal.what] for goal in counted if not goal.reached(case.counters[goal.what])} == {}
+
+
+def test_the_merge_is_exact_in_double_precision() -> None:
+    assert max(biased.exactness().values()) < 1e-12
 
 
 def test_the_noise_has_its_covariance() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-import torch
-from diffusers import ControlNetModel
 from PIL import Image
 
 from starring.backbones.base import Backbone
@@ -16,22 +15,14 @@ from starring.generate import from_sidecar, generate
 from starring.generate.control import load_controlnet
 from starring.provenance import verify
 from tests.test_formats_lora import personal_run
-from tests.tiny import tiny_unet
+from tests.tiny import tiny_controlnet
 
 PROMPT = "a <*> dog on the beach"
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random ControlNet for the tiny U-Net whose answers are not nothing, as a fresh one's are."""
-    folder = tmp_path_factory.mktemp("control")
-    torch.manual_seed(0)
-    net = ControlNetModel.from_unet(tiny_unet(32), conditioning_embedding_out_channels=(16, 32, 96))
-    for parameter in net.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    net.save_pretrained(folder)
-    return folder
+    return tiny_controlnet(tmp_path_factory.mktemp("control"))
 
 
 def pictures(folder: Path, seed: int) -> Path:
@@ -66,6 +57,24 @@ def test_a_film_follows_its_pictures_and_is_made_again(tiny: Backbone, network: 
     Image.fromarray(film.frames[0]).save(one / "0.png")
     with pytest.raises(StarringError, match="has changed"):
         from_sidecar(film.sidecar, backbone=tiny, write=False)
+
+
+def test_a_clip_is_followed_by_its_edges(tiny: Backbone, network: Path, tmp_path: Path) -> None:
+    run, clip, drawn = personal_run(tmp_path / "runs", tiny), pictures(tmp_path / "clip", 1), tmp_path / "drawn"
+    drawn.mkdir()
+    for file in sorted(clip.iterdir()):
+        grey = cv2.cvtColor(np.asarray(Image.open(file)), cv2.COLOR_RGB2GRAY)
+        Image.fromarray(cv2.Canny(grey, 100, 200)).convert("RGB").save(drawn / file.name)
+    source = str(network)
+    (ready,) = generate(run, PROMPT, backbone=tiny, controlnet=source, control=drawn, write=False)
+    (film,) = generate(
+        run, PROMPT, backbone=tiny, controlnet=source, control=clip, control_look="edges", folder=tmp_path
+    )
+    assert np.array_equal(film.frames, ready.frames)
+    assert film.sidecar is not None
+    assert np.array_equal(from_sidecar(film.sidecar, backbone=tiny, write=False).frames, film.frames)
+    with pytest.raises(StarringError, match="Did you mean 'edges'"):
+        generate(run, PROMPT, backbone=tiny, controlnet=source, control=clip, control_look="edge", write=False)
 
 
 def test_one_without_the_other_is_refused(tiny: Backbone, network: Path, tmp_path: Path) -> None:

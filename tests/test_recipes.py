@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Recipe, from_json, to_json
 from starring.data.motion import Motion
+from starring.data.pairs import Pairs
 from starring.data.subject import Subject
 from starring.generate import generate
 from starring.learn import learn
 from starring.methods import METHODS, recipe, recipes
 from tests.families import family_of
 from tests.moving import IMAGE_WIDTH, clips
+from tests.pairing import cutout, pairs
 from tests.perception.tiny_eyes import tiny_clip
 from tests.perception.tiny_identity import tiny_identity_eyes
 from tests.tiny import tiny_cogvideox
@@ -75,8 +78,9 @@ def test_every_recipe_learns_and_films(name: str, backbones: dict[str, Backbone]
     small = shrunk(name, tmp_path, tiny.sample.frames)
     motion = Motion.read(clips(tmp_path / "running", 1)) if method.moving else None
     steps: list[int] = []
+    given = Pairs.read(pairs(tmp_path / "pairs", 2)) if method.paired else subject()
     run = learn(
-        small.method, subject(), tiny, small, tmp_path / "runs", motion=motion, segmenter=Ellipse(),
+        small.method, given, tiny, small, tmp_path / "runs", motion=motion, segmenter=Ellipse(),
         eyes=tiny_identity_eyes(),
         on_progress=lambda p: steps.append(p.step) if p.phase == "learn" else None,
     )  # fmt: skip
@@ -85,7 +89,8 @@ def test_every_recipe_learns_and_films(name: str, backbones: dict[str, Backbone]
     weights = run.load_weights()
     assert weights
     assert all(torch.isfinite(value).all() for value in weights.values())
-    (film,) = generate(run, "a <*> dog on the beach", backbone=tiny)
+    shown: dict[str, Any] = {"reference": cutout(tmp_path / "dog.png", 1), "entity": "dog"} if method.paired else {}
+    (film,) = generate(run, "a <*> dog on the beach", backbone=tiny, **shown)
     assert film.frames.shape[0] == tiny.sample.frames
     assert film.facts["sample"] == to_json(run.record.recipe.sample)
 

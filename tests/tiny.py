@@ -12,6 +12,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
     CogVideoXTransformer3DModel,
+    ControlNetModel,
     DDIMScheduler,
     MotionAdapter,
     UNet2DConditionModel,
@@ -136,6 +137,20 @@ def tiny_t5_tokenizer(length: int = 16) -> T5Tokenizer:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -6.0)]
     pieces += [(f"▁{word}", -4.0) for word in WORDS] + [(letter, -12.0) for letter in LETTERS]
     return T5Tokenizer(vocab=list(dict(pieces).items()), extra_ids=0, model_max_length=length)
+
+
+def tiny_controlnet(folder: Path, width: int = 32) -> Path:
+    """A random ControlNet for the tiny U-Net whose answers are not nothing, as a fresh one's are.
+
+    The published ones halve pictures three times, for a VAE of factor 8; this one twice, since the tiny VAE has 4.
+    """
+    torch.manual_seed(0)
+    network = ControlNetModel.from_unet(tiny_unet(width), conditioning_embedding_out_channels=(16, 32, 96))
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    network.save_pretrained(folder)
+    return folder
 
 
 def tiny_video_vae() -> AutoencoderKLCogVideoX:

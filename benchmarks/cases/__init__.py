@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.cases import metrics, noise, overwriting, package, propagation, reward, tokens, training
+from benchmarks.cases import (
+    biased,
+    blended,
+    metrics,
+    noise,
+    overwriting,
+    package,
+    propagation,
+    reference,
+    reward,
+    tokens,
+    training,
+)
 from benchmarks.harness import Case
 from benchmarks.models import World
 
 CASES: dict[str, Callable[[World], Case]] = {
+    "P1": reference.build,
+    "P3": biased.build,
+    "P6": blended.build,
     "P7": propagation.build,
     "P8": overwriting.build,
     "P9": reward.build,

@@ -134,7 +134,7 @@ def rows_of(
 
 def ablate(
     method: str, subjects: Sequence[Subject], backbone: Backbone | None = None, recipe: Recipe | None = None, *,
-    motion: Motion | None = None, rows: Sequence[Row] | None = None,
+    motion: Motion | None = None, tokens: str | Path | None = None, rows: Sequence[Row] | None = None,
     suite: str | Path | Sequence[str] | None = None, seeds: Sequence[int] = (0,),
     sample: Sample | Mapping[str, Any] | None = None, judge: Judge | str | None = None,
     segmenter: Segmenter | str | None = None, encoder: ImageEncoder | str | None = None,
@@ -151,6 +151,7 @@ def ablate(
         backbone: what to learn and film on; the miniature by default.
         recipe: of learning; the method's own for the backbone by default.
         motion: clips of a motion, for methods that learn one with each subject.
+        tokens: a run that all rows begin with, as in :func:`starring.learn.learn`.
         rows: the method's own by default.
         suite: as in :func:`starring.evaluate.evaluate`; by default the method's own suite, where it has one.
         seeds: one film for each row, subject, prompt and seed.
@@ -179,13 +180,14 @@ def ablate(
     backbone, tell = backbone or load_backbone(), on_progress or _nobody
     if rows is None:
         chosen = rows_of(method, recipe or recipe_for(method, backbone))
+    given = {"motion": motion, "tokens": tokens, "segmenter": segmenter}
     runs = {
-        row.name: [_learned(home / "runs", method, s, backbone, recipe, row, motion, segmenter, tell) for s in subjects]
+        row.name: [_learned(home / "runs", method, s, backbone, recipe, row, given, tell) for s in subjects]
         for row in chosen
     }
     first = next(iter(runs.values()))
-    given = dict(zip([run.name for run in first], subjects, strict=True))
-    tasks = tasks_of(first, suite if suite is not None else _own_suite(method, first[0]), given, names)
+    seen = dict(zip([run.name for run in first], subjects, strict=True))
+    tasks = tasks_of(first, suite if suite is not None else _own_suite(method, first[0]), seen, names)
     looking = [
         eyes_for(task.subject, backbone, segmenter, encoder) if any(row.reward is not None for row in chosen) else None
         for task in tasks
@@ -221,7 +223,7 @@ def _check_results(home: Path) -> None:
 
 def _learned(
     runs: Path, method: str, subject: Subject, backbone: Backbone, recipe: Recipe | None, row: Row,
-    motion: Motion | None, segmenter: Segmenter | str | None, tell: OnProgress,
+    given: Mapping[str, Any], tell: OnProgress,
 ) -> Run:  # fmt: skip
     """The run of a subject, for all rows or for one: found finished, gone on with, or begun.
 
@@ -234,16 +236,16 @@ def _learned(
             what = f"{subject.name}: {progress.phase}"
             tell(Progress(part="learn", done=progress.step, total=progress.total, what=what))
 
-    more: dict[str, Any] = {"motion": motion, "segmenter": segmenter, "on_progress": told}
+    more: dict[str, Any] = {**given, "on_progress": told}
     begun, own = runs / f"{subject.name}-{method}", set(row.options) & find(method).shaping
     if own:
         begun, recipe = begun.with_name(f"{begun.name}-{slug(row.name)}"), recipe or recipe_for(method, backbone)
         recipe = replace(recipe, options={**recipe.options, **{key: row.options[key] for key in own}})
     if not (begun / "config.json").is_file():
         return learn(method, subject, backbone, recipe, runs, name=begun.name, **more)
-    if recipe is not None:
+    if recipe is not None and more["tokens"] is None:
         return learn(method, subject, backbone, recipe, resume=begun, **more)
-    return resume(begun, backbone, subject, **more)
+    return resume(begun, backbone, subject, **{key: value for key, value in more.items() if key != "tokens"})
 
 
 def _own_suite(method: str, run: Run) -> str:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 FITS = ("square", "letterbox", "crop", "stretch")
 PACES = ("first", "film")
+INSTANCES = ("weightiest", "first")
 
 _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -99,6 +100,9 @@ class Data:
     """Cut the subject out by prompt-to-segmentation and train inside the mask only."""
     missing: str = "skip"
     """What to do with a photograph in which no subject was found: ``skip`` it, or use it ``unmasked``."""
+    instance: str = "weightiest"
+    """Which of several findings in a photograph is the subject: the ``weightiest``, by size and certainty, or the
+    ``first``, as in VCD's released code (V14)."""
     unmasked: float = 0.05
     """Share of samples whose mask is all ones."""
     augment: bool = True
@@ -121,7 +125,7 @@ class Data:
     of the same length in seconds has."""
 
     def __post_init__(self) -> None:
-        for name, known in (("fit", FITS), ("pace", PACES)):
+        for name, known in (("fit", FITS), ("pace", PACES), ("instance", INSTANCES)):
             if getattr(self, name) not in known:
                 raise unknown(f"choice for '{name}'", str(getattr(self, name)), known)
 

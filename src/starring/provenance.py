@@ -18,6 +18,7 @@ from starring.data.subject import SUFFIXES
 from starring.data.video import read_comment, untouched
 from starring.errors import StarringError
 from starring.generate.again import read_facts
+from starring.generate.beside import WHOLE
 from starring.generate.films import fingerprint, is_here, machine, versions
 from starring.perception.encoders import load_clip
 from starring.perception.segment import load_segmenter
@@ -134,6 +135,8 @@ def _files(path: Path, facts: dict[str, Any]) -> Iterator[Finding]:
     places = {f"what was learned {word}".strip(): member for word, member in members.items() if member.get("file")}
     places |= {"the clip it began from": facts["video"]} if facts.get("video") else {}
     places |= {"the photograph it was made beside": facts["photograph"]} if facts.get("photograph") else {}
+    shown = (facts.get("beside") or {}).get("pictures", [])
+    places |= {f"picture {number} of its subject": each for number, each in enumerate(shown, 1)}
     places |= {"what its layout follows": facts["control"]} if facts.get("control") else {}
     places |= {"the film before refining": facts["refined"]["film"]} if facts.get("refined") else {}
     for what, place in places.items():
@@ -195,7 +198,7 @@ def _networks(facts: dict[str, Any], backbone: Backbone | None) -> tuple[list[Fi
 
 
 def _eyes(facts: dict[str, Any], backbone: Backbone) -> Iterator[Finding]:
-    """Networks beside the backbone: those of a reward, and those of a film that was refined."""
+    """Networks beside the backbone: of a reward, of a film that was refined, and who cut a picture's subject out."""
     loads: dict[str, tuple[str, Callable[[], str]]] = {}
     if noted := facts.get("refined", {}).get("eyes"):
         now = eyes_of(facts["refined"], backbone)
@@ -208,6 +211,12 @@ def _eyes(facts: dict[str, Any], backbone: Backbone) -> Iterator[Finding]:
                 now = "passed in by a program, so not known by name"
                 yield Finding(what=f"the reward's {name}", then=then[name], now=now, state=GONE, needed=True)
                 del loads[f"the reward's {name}"]
+    cutter = (facts.get("beside") or {}).get("segmenter")
+    if cutter is not None and cutter["name"] is None:
+        now = "passed in by a program, so not known by name"
+        yield Finding(what="who cut its subject out", then=cutter["id"], now=now, state=GONE, needed=True)
+    elif cutter is not None and cutter["name"] != WHOLE:
+        loads["who cut its subject out"] = cutter["id"], lambda: load_segmenter(cutter["name"]).id
     for what, (then, load) in loads.items():
         try:
             now = load()

@@ -34,6 +34,7 @@ from torch import Tensor
 from starring.config import Recipe, from_json, to_json
 from starring.data.files import write_bytes, write_folder, write_json, write_text
 from starring.data.motion import MotionRecord
+from starring.data.pairs import PairsRecord
 from starring.data.rights import Rights
 from starring.data.subject import Subject, slug
 from starring.errors import StarringError
@@ -86,6 +87,8 @@ class Record:
     """Whose photographs."""
     motion: MotionRecord | None = None
     """The clips, of a run that learned a motion as well."""
+    pairs: PairsRecord | None = None
+    """The corpus, of a run that learned from pairs; its subject is then nobody in particular."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions, for the record."""
 

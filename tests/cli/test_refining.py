@@ -37,7 +37,10 @@ def film(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_refine_writes_a_larger_film_and_makes_it_again(starring: Starring, film: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    code, out, err = starring("refine", film, "--tiles", 2, "--tile-strength", 0.5, "--device", "cpu", "--sheet", sheet)
+    code, out, err = starring(
+        "refine", film, "--tiles", 2, "--tile-strength", 0.5, "--tile-options", "blur=0", "--device", "cpu",
+        "--sheet", sheet,
+    )  # fmt: skip
     assert code == 0, err
     larger = film.with_name(f"{film.stem}-2x.mp4")
     assert str(larger) in out
@@ -46,6 +49,7 @@ def test_refine_writes_a_larger_film_and_makes_it_again(starring: Starring, film
     assert "Enlarged from 32x32 to 64x64" in err
     facts = json.loads(larger.with_suffix(".json").read_text())
     assert facts["refined"]["tiles"]["strength"] == 0.5
+    assert facts["refined"]["tiles"]["blur"] == 0
     for verb in ("refine", "generate"):  # either makes it again
         code, out, err = starring(verb, "--from", larger.with_suffix(".json"), "--out", tmp_path / verb)
         assert code == 0, err
@@ -85,6 +89,10 @@ def test_a_folder_of_frames_is_changed_by_generate(starring: Starring, learned: 
     (["--face", "--face-strength", "2"], ["strength"]),
     (["--face", "--face-region", "still"], ["'still'"]),
     (["--face", "--detector", "nowhere.onnx"], ["nowhere.onnx"]),
+    (["--face", "--face-options", "factr=2"], ["Did you mean 'factor'?"]),
+    (["--tiles", "2", "--face-options", "factor=2"], ["Add --face."]),
+    (["--face", "--tile-options", "blur=0"], ["Add --tiles 2."]),
+    (["--tiles", "2", "--tile-options", "blur=1"], ["padding"]),
     (["--tiles", "2", "--enlarger", "lanczo"], ["Did you mean 'lanczos'?"]),
     (["--tiles", "2", "--run", "nowhere"], ["nowhere"]),
     (["--tiles", "2", "--from", "film.json"], ["--from"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,14 @@ def batch(backbone: Backbone, size: int = 2, seed: int = 0, rewarded: bool = Fal
     c, _, h, w = backbone.latent_shape(1, backbone.sample.height, backbone.sample.width)
     masks = torch.zeros(size, 1, 1, h, w)
     masks[..., h // 4 : -(h // 4), w // 4 : -(w // 4)] = 1
+    beside = torch.randn(size, c, 1, h, w, generator=torch.Generator().manual_seed(seed + 1))
     return Batch(
         latents=torch.randn(size, c, 1, h, w, generator=generator),
         masks=masks,
         captions=["photo of a <*> dog", "a <*> dog in the snow"][:size],
         generator=generator,
+        references=beside,  # for methods that learn from pairs
+        entities=["dog"] * size,
         identity=tiny_identity() if rewarded else None,
     )
 
@@ -79,7 +83,12 @@ def request_of(backbone: Backbone, prompt: str = "a <*> dog on the beach", seed:
 
 
 def movie(method: Method, backbone: Backbone, prompt: str = "a <*> dog on the beach", seed: int = 5) -> Tensor:
-    return method.generate(backbone, request_of(backbone, prompt, seed))
+    request = request_of(backbone, prompt, seed)
+    if method.paired:
+        c, _, h, w = backbone.latent_shape(1, backbone.sample.height, backbone.sample.width)
+        shown = torch.randn(1, c, 1, h, w, generator=torch.Generator().manual_seed(4))
+        request = replace(request, reference=shown, entity="dog")
+    return method.generate(backbone, request)
 
 
 def shaken(method: Method) -> Method:
@@ -176,7 +185,10 @@ def test_gradients_reach_all_own_parameters_and_no_others(method: Method, backbo
             method.loss(backbone, clips(method, backbone), 0.0).total.backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in chosen)
         learnt |= {names[id(p)] for p in chosen}
-    assert learnt == set(names.values()), "every parameter of the method is learned in some stage"
+    idle = {names[id(p)]: p for p in method.idle()}
+    assert learnt | idle.keys() == set(names.values()), "every parameter of the method is learned in some stage"
+    assert not learnt & idle.keys()
+    assert all(p.grad is None or not p.grad.any() for p in idle.values()), "nothing reads what is never learned"
     assert all(p.grad is None for part in backbone.parts() for p in part.parameters())
 
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNetMotionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from starring.backbones.animatediff import AnimateDiff, linear_ddim
 from starring.backbones.base import Backbone, Text
@@ -20,9 +21,11 @@ from starring.errors import StarringError
 from starring.methods import build, recipe
 from starring.methods.base import Request
 from starring.methods.personalvideo import PersonalVideo, first_open, projections
+from starring.perception.encoders import load_clip
 from starring.perception.identity import Identity, IdentityEyes, MaskedSubjects
 from starring.perception.jitter import jitter
 from tests.methods.test_contract import batch, shaken
+from tests.perception.tiny_eyes import tiny_clip
 from tests.perception.tiny_identity import tiny_identity
 from tests.reward.middle import Middle
 from tests.tiny import tiny_text_encoder, tiny_tokenizer
@@ -111,6 +114,33 @@ def test_the_loss_step_by_step(tiny: Backbone) -> None:
     likeness = float(vector @ identity.references[which])
     assert float(found.parts["likeness"]) == pytest.approx(likeness, abs=1e-4)
     assert float(found.total.detach()) == pytest.approx(1 - likeness + 1e-2 * penalty, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_semantic_reward_is_the_cosine_of_the_whole_frame_with_its_prompt(tiny: Backbone, tmp_path: Path) -> None:
+    """The same film twice: the second time its only frame is compared with the prompt by other means."""
+    clip = load_clip(str(tiny_clip(tmp_path / "clip")))
+    words = {"prompts": ["a <*> dog, jumping"], "frames": 1, "flip": False, "colour": 0.0, "hue": 0.0}
+    torch.manual_seed(4)
+    method, identity = moved(fresh(tiny, semantic=0.3, **words)), replace(tiny_identity(), clip=clip)
+    whole = method.loss(tiny, rewarded(tiny, 3, identity), 0.0)
+    generator = batch(tiny, 1, 3).generator
+    with torch.no_grad(), method.attached(tiny):
+        film, prompt = method.film(tiny, generator)
+        shown = (tiny.decode_video(film)[:, :, 0].clamp(-1, 1) + 1) / 2
+        mean, std = (torch.tensor(v)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        ids = clip.tokenizer("a dog, jumping", return_tensors="pt").input_ids
+        both = clip.network(input_ids=ids, pixel_values=(shown - mean) / std)  # as large as the network's pictures
+    assert prompt == "a <*> dog, jumping"
+    slow = float((both.image_embeds * both.text_embeds).sum())
+    assert float(whole.parts["semantics"]) == pytest.approx(slow, abs=1e-4)
+    torch.manual_seed(4)
+    alone = moved(fresh(tiny, **words)).loss(tiny, rewarded(tiny, 3, tiny_identity()), 0.0)
+    assert "semantics" not in alone.parts
+    added = 0.3 * (1 - float(whole.parts["semantics"]))
+    assert float(whole.total.detach()) == pytest.approx(float(alone.total.detach()) + added, rel=1e-5)
+    with pytest.raises(StarringError, match="bring a CLIP"):
+        method.loss(tiny, rewarded(tiny), 0.0)
 
 
 def test_only_the_adapter_learns_from_the_reward(tiny: Backbone) -> None:

@@ -35,7 +35,7 @@ def test_all_weights_fit_their_budget() -> None:
         files = [file for file in WEIGHTS.rglob("*") if file.is_file()]
         return sum(file.stat().st_size for file in files if not set(but) & set(file.parts))
 
-    assert size("judges", "identity", "dit", "student") <= 20_000_000
+    assert size("judges", "identity", "dit", "student", "control") <= 20_000_000
     assert size() - size("student") <= 4_000_000
     assert size() <= 40_000_000
     assert size() - size("judges") <= 1_500_000
@@ -82,6 +82,15 @@ def test_the_four_step_model() -> None:
     made = gates.motion_pictures(load_backbone("miniature-lcm"), *load(WEIGHTS / "judges"), count=12, steps=4)
     assert made["film_motion"] >= reached["student_motion"] - 0.25
     assert made["film_kind"] >= reached["student_kind"] - 0.15
+
+
+@pytest.mark.slow
+def test_films_follow_edges() -> None:
+    reached: dict[str, float] = json.loads((WEIGHTS / "gates-control.json").read_text())
+    assert set(gates.CONTROL_TARGETS) <= set(reached)
+    made = gates.measure_control(films=3)
+    assert made["control_overlap"] >= reached["control_overlap"] - 0.2
+    assert made["control_overlap"] > made["overlap_without_control"] + 0.1
 
 
 def test_the_shipped_tokenizer_is_the_one_that_is_built() -> None:

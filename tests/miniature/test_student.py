@@ -76,6 +76,12 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Trainer, M
     corpus.build_films(tmp_path / "corpus", 0, count=4)
     latents.build(tmp_path / "corpus", build.load_vae(tmp_path), "films")
     trainer, loss = build._training("student", tmp_path)
+    losses: list[float] = []
+    for half in (True, False):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses.append(float(loss(np.random.default_rng(0), 0.0)["loss"].detach()))
+    assert losses[0] == losses[1], "bfloat16 would drown the distance"
     fresh = {name: value.clone() for name, value in trainer.modules.state_dict().items()}
     trainer.run(loss, until=2)
     assert len(trainer.history) > 0

@@ -128,6 +128,21 @@ def test_jitter_by_hand() -> None:
     assert {bool(d[4] < 0.5) for d in draws} == {True, False}
 
 
+def test_noise_comes_last_and_lets_the_gradient_through() -> None:
+    pixels = noise(3, 3, 32, 32).requires_grad_()
+    plain = jitter(pixels, torch.Generator().manual_seed(1))
+    worn = jitter(pixels, torch.Generator().manual_seed(1), noise=0.2)
+    generator = torch.Generator().manual_seed(1)
+    torch.rand(3, 5, generator=generator)
+    shares = torch.rand(3, 1, 1, 1, generator=generator).flatten().tolist()
+    for difference, share in zip((worn - plain).detach(), shares, strict=True):
+        assert float(difference.std()) == pytest.approx(0.2 * share, rel=0.05)
+        assert abs(float(difference.mean())) < 0.02
+    (own,) = torch.autograd.grad(worn.sum(), pixels, retain_graph=True)
+    (other,) = torch.autograd.grad(plain.sum(), pixels)
+    assert torch.equal(own, other)
+
+
 def test_hue_turns_as_colours_do() -> None:
     red = torch.tensor([0.6, 0.4, 0.4]).view(1, 3, 1, 1)
     turned = jitter(red, torch.Generator().manual_seed(3), colour=0.0, hue=0.25, flip=False).flatten().tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
 from starring.errors import StarringError
 from starring.perception.clipseg import CLIPSeg
-from starring.perception.segment import Instance, coverage, load_segmenter, pieces, tidy, weightiest_first
+from starring.perception.segment import (
+    First,
+    Instance,
+    Segmenter,
+    coverage,
+    load_segmenter,
+    pieces,
+    tidy,
+    weightiest_first,
+)
 from tests.perception.tiny_eyes import tiny_segmenter
 
 
@@ -122,8 +133,31 @@ def test_the_largest_and_most_certain_comes_first() -> None:
 
     first, large, certain, nothing = square(2, 0.9), square(6, 0.6), square(5, 0.95), square(0, 1.0)
     # areas 4, 36, 25 of 100: weights 0.036, 0.216, 0.2375
-    ordered = weightiest_first([first, large, certain, nothing])
-    assert ordered == [certain, large, first]
+    ordered = weightiest_first([first, large, nothing, certain])
+    assert [each.mask.sum() for each in ordered] == [25, 36, 4]
+    assert [each.place for each in ordered] == [3, 1, 0]
+
+
+def test_the_first_finding_may_be_asked_for() -> None:
+    def bar(start: int, width: int) -> Tensor:
+        mask = torch.zeros(8, 40, dtype=torch.bool)
+        mask[:, start : start + width] = True
+        return mask
+
+    class Two(Segmenter):
+        """Finds a narrow bar, then a wide one."""
+
+        id = "two"
+
+        def instances(self, images: Sequence[Image.Image], text: str) -> list[list[Instance]]:
+            found = [Instance(mask=bar(0, 4), score=0.9), Instance(mask=bar(10, 30), score=0.8)]
+            return [weightiest_first(found) for _ in images]
+
+    image = Image.new("RGB", (40, 8))
+    assert torch.equal(Two({}).segment([image], "bar")[0], bar(10, 30).float())
+    first = First(Two({}))
+    assert torch.equal(first.segment([image], "bar")[0], bar(0, 4).float())
+    assert first.id != Two.id, "masks of the other choice must not be taken from the cache"
 
 
 def test_pieces_touch_at_corners_too() -> None:

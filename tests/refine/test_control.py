@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffControlNetPipeline, ControlNetModel
+from diffusers import AnimateDiffControlNetPipeline
 from PIL import Image
 
 from starring.backbones.base import Backbone
 from starring.diffusion.noise import white
 from starring.errors import StarringError
-from starring.generate.control import ControlNet, load_controlnet
+from starring.generate.control import load_controlnet
 from starring.methods.base import Plain, Request
 from starring.refine.draw import tiled_vcd
 from starring.refine.enlarge import Lanczos
@@ -22,38 +22,12 @@ from starring.refine.face import as_pixels
 from starring.refine.tiles import TileOptions
 from tests.refine.places import noise_film
 from tests.refine.test_face import scene_of
-from tests.tiny import stock_pipeline, tiny_unet
-
-
-def tiny_controlnet(folder: Path, width: int = 32) -> Path:
-    """A random ControlNet for the tiny U-Net whose answers are not nothing, as a fresh one's are."""
-    torch.manual_seed(0)
-    network = ControlNetModel.from_unet(tiny_unet(width), conditioning_channels=3)
-    embedding = network.controlnet_cond_embedding
-    # The published one halves three times, for a VAE of factor 8; the tiny VAE has factor 4.
-    for block in embedding.blocks:
-        if block.stride == (2, 2):
-            block.stride = (1, 1)
-            break
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    network.save_pretrained(folder)
-    return folder
-
-
-def loaded(folder: Path, backbone: Backbone) -> ControlNet:
-    control = load_controlnet(str(folder), backbone)
-    for block in control.network.controlnet_cond_embedding.blocks:
-        if block.stride == (2, 2):
-            block.stride = (1, 1)
-            break
-    return control
+from tests.tiny import stock_pipeline, tiny_controlnet
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_film_is_the_stock_pipelines(tiny: Backbone, tiny_folder: Path, tmp_path: Path, guidance: float) -> None:
-    control = loaded(tiny_controlnet(tmp_path / "control"), tiny)
+    control = load_controlnet(str(tiny_controlnet(tmp_path / "control")), tiny)
     seen = noise_film(4, 32, 32)
     noise = white((1, *tiny.latent_shape(4, 32, 32)), torch.Generator().manual_seed(1))
     stock = stock_pipeline(tiny_folder)
@@ -76,7 +50,7 @@ def test_the_film_is_the_stock_pipelines(tiny: Backbone, tiny_folder: Path, tmp_
 
 
 def test_tiles_are_held_and_the_network_is_left_as_it_was(tiny: Backbone, tmp_path: Path) -> None:
-    control = loaded(tiny_controlnet(tmp_path / "control"), tiny)
+    control = load_controlnet(str(tiny_controlnet(tmp_path / "control")), tiny)
     scene, film = scene_of(tiny), noise_film(4, 32, 32)
     options = TileOptions(strength=0.4)
     free = tiled_vcd(scene, film, Lanczos(), options)
@@ -87,7 +61,7 @@ def test_tiles_are_held_and_the_network_is_left_as_it_was(tiny: Backbone, tmp_pa
 
 
 def test_a_network_that_does_not_go_with_the_backbone(tiny: Backbone, own_tiny: Backbone, tmp_path: Path) -> None:
-    other = loaded(tiny_controlnet(tmp_path / "wide", width=24), tiny)
+    other = load_controlnet(str(tiny_controlnet(tmp_path / "wide", width=24)), tiny)
     with pytest.raises(StarringError, match=r"width 24.*have 32"):
         tiled_vcd(scene_of(tiny), noise_film(4, 32, 32), Lanczos(), TileOptions(), other)
     own_tiny.denoiser = torch.nn.Linear(1, 1)

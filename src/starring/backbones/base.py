@@ -286,6 +286,14 @@ class Backbone(ABC):
         Raises:
             StarringError: if the denoiser cannot attend to pictures.
         """
+        self.require_reference()
+
+    def require_reference(self) -> None:
+        """Refuse a backbone whose denoiser cannot attend to pictures (:class:`Reference`), before anything is made.
+
+        Raises:
+            StarringError: if it cannot, with the reason.
+        """
         raise StarringError(f"{self.name} ({self.family}) cannot attend to a reference image; use another backbone.")
 
     @abstractmethod

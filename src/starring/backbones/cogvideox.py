@@ -242,13 +242,21 @@ class CogVideoX(Backbone):
             return None
         return film_rows(self.denoiser.config, frames, h, w, self.device)
 
-    def _fitting(self, reference: Reference, x: Tensor | None) -> Tensor:
-        """A reference's latents as the transformer reads them, ``b r c h w``, one for each film in ``x``."""
+    def require_reference(self) -> None:
+        """Refuse CogVideoX-2B and its kind; see the contract.
+
+        Raises:
+            StarringError: if positions are not rotary.
+        """
         if not self.denoiser.config.use_rotary_positional_embeddings:
             raise StarringError(
                 f"{self.name} adds sine and cosine positions to its tokens and has no rotary ones, so reference frames"
                 " cannot be told from video frames by a shift of positions. Choose cogvideox-5b or miniature-dit."
             )
+
+    def _fitting(self, reference: Reference, x: Tensor | None) -> Tensor:
+        """A reference's latents as the transformer reads them, ``b r c h w``, one for each film in ``x``."""
+        self.require_reference()
         clean = reference.latents.to(self.device, self.dtype).transpose(1, 2)
         if x is None:
             return clean

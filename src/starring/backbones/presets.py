@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ MINIATURE_DIT = MINIATURE.with_name("dit")
 """Where the second bundled film model is."""
 MINIATURE_STUDENT = MINIATURE.with_name("student")
 """Where the LoRA is that makes the first one a model of four steps."""
+MINIATURE_ADAPTER = MINIATURE.with_name("adapter")
+"""Where the run is in which CustomVideoX learned on the second one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,8 @@ class Preset:
     lora: tuple[str, str, float] | None = None
     """Folder or hub id, file and strength of a LoRA that belongs to the motion adapter; its films take few steps, by
     :func:`starring.backbones.animatediff.linear_lcm`."""
+    learned: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Folders of runs that ship with it, by the method that learned in them, once for all subjects."""
     note: str = ""
     """One line for people."""
 
@@ -64,7 +69,9 @@ PRESETS: dict[str, Preset] = {
         note="Realistic Vision v5.1 with AnimateLCM: 4 steps a film, 512x512; downloads 6 GB from the hub",
     ),
     "miniature-dit": Preset(
-        source=str(MINIATURE_DIT), note="bundled: CogVideoX's networks in small, 17 frames, 64x64, runs on a CPU"
+        source=str(MINIATURE_DIT),
+        learned={"customvideox": str(MINIATURE_ADAPTER)},
+        note="bundled: CogVideoX's networks in small, 17 frames, 64x64, runs on a CPU",
     ),
     "cogvideox-2b": Preset(
         source="THUDM/CogVideoX-2b",
@@ -128,8 +135,35 @@ def load_backbone(
     backbone.origin = {"name_or_path": name if name in PRESETS else _lasting(name)}
     backbone.origin |= {key: _lasting(value) for key, value in words.items()}
     if device is None:
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        if device.type != "cpu" and "LOCAL_RANK" in os.environ:  # several processes, one accelerator each
+            device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
     return backbone.to(device)
+
+
+def shipped(method: str, backbone: str) -> Path:
+    """The folder of the run that ships with a backbone, of a method that learns once for all subjects.
+
+    Args:
+        method: the method.
+        backbone: the backbone's name.
+
+    Raises:
+        StarringError: if none does or it is not there, with what to train.
+    """
+    preset = PRESETS.get(backbone)
+    if preset is None or method not in preset.learned:
+        raise StarringError(
+            f"Nothing that {method} learned ships for the backbone {backbone}. Learn it once, from pairs, then film"
+            f" its run: starring learn {method} --data pairs/ --backbone {backbone}"
+        )
+    folder = Path(preset.learned[method])
+    if not folder.is_dir():
+        raise StarringError(
+            f"What {method} learned on {backbone} is not in {folder}. Train it: python -m starring.miniature build"
+            " pairs adapter"
+        )
+    return folder
 
 
 def _is_cogvideox(source: str) -> bool:

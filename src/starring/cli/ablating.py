@@ -30,6 +30,8 @@ class Ablate(Machine):
     """Clips of a motion that is learned with each subject, by methods such as dualreal: a folder, or one clip."""
     motion_prompt: Annotated[str, arg(metavar="PROMPT")] = ""
     """What all these clips show; by default what prompts.txt beside them says."""
+    tokens: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Take over what this run learned, instead of learning it anew: words, or what customvideox learned from pairs."""
     recipe: Word = None
     """Recipe of learning by name; by default the method's own for this backbone."""
     suite: Word = None
@@ -76,7 +78,8 @@ class Ablate(Machine):
                 bars.move(progress.part, progress.done, progress.total, names[progress.part], progress.what)
 
             done = ablate(
-                self.method, subjects, backbone, recipe, motion=motion, rows=rows_of(self.method, recipe, reward),
+                self.method, subjects, backbone, recipe, motion=motion, tokens=self.tokens,
+                rows=rows_of(self.method, recipe, reward),
                 suite=self.suite, seeds=self.seeds, sample={"steps": self.steps, "guidance": self.guidance},
                 judge=self.judge, segmenter=self.segmenter, encoder=self.encoder, folder=self.out, on_progress=told,
             )  # fmt: skip

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from starring.cli import show
-from starring.cli.options import Machine, Number, Real, pairs, prompts_of, small_world
+from starring.cli.options import Machine, Number, Real, Word, pairs, prompts_of, small_world
 from starring.cli.refining import refining
 from starring.errors import StarringError
 
@@ -25,7 +25,7 @@ class Generate(Machine):
     """Film prompts with a learned subject: an mp4 for each, and a sidecar JSON that can make it again."""
 
     learned: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """The run that `learn` made."""
+    """The run that `learn` made, or a method such as customvideox that learned once for all subjects."""
     prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="[PROMPT ...]")] = ()
     """Prompts, with <*> where the subject stands."""
     prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -58,14 +58,21 @@ class Generate(Machine):
     """Change this clip (a video file or a folder of frames) by partial denoising, instead of filming from nothing."""
     strength: float = 0.8
     """Share of the schedule that --video goes through: 0 leaves it as it is, 1 makes it anew."""
-    reference: Annotated[Path | None, arg(metavar="PHOTOGRAPH")] = None
-    """A photograph of the subject to film beside, with bridgeiv or with --reward, instead of an image that is made."""
+    reference: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="PHOTOGRAPH")] = ()
+    """A photograph of the subject to film beside, with bridgeiv or with --reward, instead of an image that is made;
+    with customvideox what shows the subject, cut out, and may be given several times."""
+    entity: Annotated[str, arg(metavar="WORD")] = ""
+    """The prompts' word for what --reference shows, such as toy."""
+    segmenter: Word = None
+    """Who cuts it out: miniature, clipseg, grounded-sam, sam3, a hub id or folder; none takes the photograph whole."""
     controlnet: Annotated[str | None, arg(metavar="NAME")] = None
-    """A ControlNet for the base (folder or hub id) that the film follows; nothing is tuned."""
+    """A ControlNet for the base (miniature-edges, a folder or a hub id) that the film follows; nothing is tuned."""
     control: Annotated[Path | None, arg(metavar="CLIP")] = None
     """What it looks at, edges or poses for instance: a video file, or a folder with a picture a frame."""
     control_scale: float = 1.0
     """Weight of what it says."""
+    control_look: str = "pictures"
+    """Whether it looks at the pictures of the clip as they are (pictures), or at their edges (edges)."""
     text_encoder: str = "own"
     """Whose text encoder reads the prompts: the backbone's own, or that of the backbone it was trained on (trained)."""
     reward: Annotated[tuple[str, ...] | None, arg(metavar="[KEY=VALUE ...]")] = None
@@ -106,17 +113,19 @@ class Generate(Machine):
     def _new(self) -> None:
         from starring.data.prompts import check_prompt
         from starring.generate import generate
+        from starring.generate.beside import found_run
+        from starring.methods import find
         from starring.run import Run
 
         if self.learned is None:
             raise StarringError(
                 'Say what to film: starring generate RUN "a <*> dog on the beach", or --from FILM.JSON.'
             )
-        opened = Run.open(self.learned)
+        opened = found_run(str(self.learned), self.backbone)
         # Prompts are checked before gigabytes are loaded.
         others = [Run.open(folder) for folder in self.others]
         prompts = prompts_of(self.prompts, self.prompt_file)
-        if not others:
+        if not others and not find(opened.record.recipe.method).paired:
             prompts = [check_prompt(prompt) for prompt in prompts]
         if not prompts:
             raise StarringError('There is no prompt. Write one, for example "a <*> dog running on the beach".')
@@ -130,10 +139,12 @@ class Generate(Machine):
         sample = {key: getattr(self, key) for key in SAMPLE}
         with show.bars() as bars:
             generate(
-                opened, prompts, seed=self.seed, num=self.num, backbone=backbone, customized=not self.plain,
+                str(self.learned), prompts, seed=self.seed, num=self.num, backbone=backbone, customized=not self.plain,
                 sample=sample, correlation=self.correlation, video=self.video, strength=self.strength,
-                reference=self.reference, controlnet=self.controlnet, control=self.control,
-                control_scale=self.control_scale, text_encoder=self.text_encoder,
+                reference=self.reference or None, entity=self.entity, segmenter=self.segmenter,
+                controlnet=self.controlnet, control=self.control, control_scale=self.control_scale,
+                control_look=self.control_look,
+                text_encoder=self.text_encoder,
                 reward=False if self.reward is None else pairs(self.reward),
                 others=others, folder=self.out, on_progress=filming(bars),
             )  # fmt: skip

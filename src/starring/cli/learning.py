@@ -15,12 +15,14 @@ from starring.errors import StarringError
 
 if TYPE_CHECKING:
     from starring.config import Recipe
+    from starring.data.pairs import Pairs
     from starring.data.subject import Subject
     from starring.evaluate import Films
+    from starring.learn import Preview
     from starring.learn.progress import Progress
     from starring.run import Run
 
-DATA = ("size", "masks", "flip", "fit", "pace")
+DATA = ("size", "masks", "instance", "flip", "fit", "pace")
 TRAIN = ("steps", "batch", "accumulate", "learning_rate", "precision", "checkpoint_every", "seed")
 
 
@@ -34,6 +36,9 @@ class Learn(Machine):
     """Folder of photographs of one subject."""
     class_word: Annotated[str, arg(metavar="WORD")] = ""
     """What the subject is, such as dog."""
+    data: Annotated[Path | None, arg(metavar="PAIRS")] = None
+    """A corpus of pairs of a picture and a clip (a folder with metadata.jsonl), for methods such as customvideox that
+    learn once for all subjects; instead of FOLDER."""
     motion: Annotated[Path | None, arg(metavar="CLIPS")] = None
     """Clips of a motion to learn together with the subject, by methods such as dualreal: a folder, or one clip."""
     motion_prompt: Annotated[str, arg(metavar="PROMPT")] = ""
@@ -47,7 +52,8 @@ class Learn(Machine):
     name: Annotated[str | None, arg(metavar="NAME", aliases=["--output-name"])] = None
     """The run's name; <folder>-<method> by default. Nothing is overwritten: a number is added."""
     tokens: Annotated[Path | None, arg(metavar="RUN")] = None
-    """Take over the words that this run learned, by this method or another one, instead of learning new ones."""
+    """Take over the words that this run learned, by this method or another one, instead of learning new ones; or the
+    run in which a method learned once for all subjects."""
     resume: Annotated[Path | None, arg(metavar="RUN", aliases=["--resume-from-checkpoint"])] = None
     """Go on with this unfinished run, exactly where it was."""
     steps: Annotated[int | None, arg(metavar="INT", aliases=["--max-train-steps"])] = None
@@ -68,6 +74,8 @@ class Learn(Machine):
     """Side of the training crops in pixels."""
     masks: Annotated[bool | None, arg(metavar="BOOL")] = None
     """Train inside the subject's mask only."""
+    instance: Word = None
+    """Which of several findings in a photograph is the subject: the weightiest, or the first (VCD's code)."""
     flip: Annotated[bool | None, arg(metavar="BOOL")] = None
     """Mirror half of the samples; False keeps the side on which a mark is."""
     fit: Word = None
@@ -97,63 +105,100 @@ class Learn(Machine):
 
     def run(self) -> None:
         """Learn, or go on learning."""
+        from starring.learn import Preview
+        from starring.methods import find
+
+        watched = Preview(prompt=self.preview, every=self.preview_every) if self.preview else None
+        run = self._new(watched) if self.resume is None else self._resumed(self.resume, watched)
+        show.written("Learned", run.folder)
+        word = run.record.subject.class_word
+        if run.record.pairs is not None:
+            show.remark(
+                f'Film it: starring generate {run.folder} --reference toy.jpg --entity toy "a toy on the beach"'
+            )
+        elif find(run.record.recipe.method).paired:
+            show.remark(f'Film it: starring generate {run.folder} "a {word} running on the beach"')
+        else:
+            show.remark(f'Film it: starring generate {run.folder} "a <*> {word or "dog"} running on the beach"')
+
+    def _resumed(self, folder: Path, watched: Preview | None) -> Run:
+        from starring.learn import resume
+        from starring.run import Run
+
+        if self.method or self.folder or self.data or self.tokens or self.motion:
+            raise StarringError(
+                "A resumed run knows its method, photographs, pairs, motion and tokens. Leave them out beside --resume."
+            )
+        backbone = self.load(Run.open(folder))
+        with show.bars() as bars:
+            return resume(
+                folder, backbone, segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
+                validation=self._again(Run.open(folder)),
+            )  # fmt: skip
+
+    def _new(self, watched: Preview | None) -> Run:
         from starring.data.motion import Motion
-        from starring.data.subject import Subject
         from starring.evaluate.contest import usual_backbone
-        from starring.learn import Preview, learn, resume
+        from starring.learn import learn
         from starring.methods import find
         from starring.run import Run
 
-        watched = Preview(prompt=self.preview, every=self.preview_every) if self.preview else None
-        if self.resume is not None:
-            if self.method or self.folder or self.tokens or self.motion:
-                raise StarringError(
-                    "A resumed run knows its method, photographs, motion and tokens. Leave them out beside --resume."
-                )
-            backbone = self.load(Run.open(self.resume))
-            with show.bars() as bars:
-                run = resume(
-                    self.resume, backbone, segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
-                    validation=self._again(Run.open(self.resume)),
-                )  # fmt: skip
-        else:
-            if self.method and self.folder is None and self.motion is not None:
-                raise StarringError(
-                    "A motion is learned together with a subject: give a folder of photographs too. To film a clip's"
-                    f" motion without one: starring generate RUN PROMPT --video {self.motion}"
-                )
-            if not self.method or self.folder is None:
-                raise StarringError(
-                    "Say what to learn: starring learn METHOD FOLDER, such as: starring learn vcd my_dog/"
-                )
-            recipe = chosen(self.method, self.recipe)
-            if self.tokens is not None:
-                Run.open(self.tokens)  # told before gigabytes are loaded
-            if state := find(self.method).state:
-                show.remark(f"{self.method} is {state}.")
-            subject = Subject.from_folder(self.folder, self.class_word)
-            motion = Motion.read(self.motion, self.motion_prompt) if self.motion is not None else None
-            options = pairs(self.options)
-            backbone = self.load(usual=usual_backbone(self.method, bundled=True))
-            small_world(backbone)
-            train, data = ({key: getattr(self, key) for key in keys} for keys in (TRAIN, DATA))
-            recipe = changed(recipe(backbone), train, data, options)
-            if self.frames is not None:
-                recipe = replace(recipe, sample=replace(recipe.sample or backbone.sample, frames=self.frames))
-            with show.bars() as bars:
-                run = learn(
-                    self.method, subject, backbone, recipe, self.runs, motion=motion, name=self.name,
-                    tokens=self.tokens, segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
-                    validation=self._films(subject, recipe),
-                )  # fmt: skip
-        show.written("Learned", run.folder)
-        word = run.record.subject.class_word
-        show.remark(f'Film it: starring generate {run.folder} "a <*> {word or "dog"} running on the beach"')
+        self._check()
+        recipe = chosen(self.method, self.recipe)
+        if self.tokens is not None:
+            Run.open(self.tokens)  # told before gigabytes are loaded
+        if state := find(self.method).state:
+            show.remark(f"{self.method} is {state}.")
+        given = self._material()
+        motion = Motion.read(self.motion, self.motion_prompt) if self.motion is not None else None
+        options = pairs(self.options)
+        backbone = self.load(usual=usual_backbone(self.method, bundled=True))
+        small_world(backbone)
+        train, data = ({key: getattr(self, key) for key in keys} for keys in (TRAIN, DATA))
+        recipe = changed(recipe(backbone), train, data, options)
+        if self.frames is not None:
+            recipe = replace(recipe, sample=replace(recipe.sample or backbone.sample, frames=self.frames))
+        with show.bars() as bars:
+            return learn(
+                self.method, given, backbone, recipe, self.runs, motion=motion, name=self.name,
+                tokens=self.tokens, segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
+                validation=self._films(given, recipe),
+            )  # fmt: skip
 
-    def _films(self, subject: Subject, recipe: Recipe) -> Films | None:
+    def _check(self) -> None:
+        """Refuse what is not enough to learn from, or too much."""
+        if self.folder is not None and self.data is not None:
+            raise StarringError("Give photographs of one subject (FOLDER) or a corpus of pairs (--data), and not both.")
+        if self.method and self.folder is None and self.data is None and self.motion is not None:
+            raise StarringError(
+                "A motion is learned together with a subject: give a folder of photographs too. To film a clip's"
+                f" motion without one: starring generate RUN PROMPT --video {self.motion}"
+            )
+        if not self.method or (self.folder is None and self.data is None):
+            raise StarringError("Say what to learn: starring learn METHOD FOLDER, such as: starring learn vcd my_dog/")
+
+    def _material(self) -> Subject | Pairs:
+        """What is learned from."""
+        from starring.data.pairs import Pairs
+        from starring.data.subject import Subject
+
+        if self.data is not None:
+            return Pairs.read(self.data)
+        assert self.folder is not None
+        return Subject.from_folder(self.folder, self.class_word)
+
+    def _films(self, subject: Subject | Pairs, recipe: Recipe) -> Films | None:
         """Who films and scores checkpoints, if anybody does."""
+        from starring.data.pairs import Pairs
         from starring.evaluate import Films, Plan
 
+        if isinstance(subject, Pairs):
+            if self.validate_every or self.validate:
+                raise StarringError(
+                    "Checkpoints are scored against photographs of a subject, and pairs show many. Leave"
+                    " --validate-every and --validate out; --preview films one of the pairs now and then."
+                )
+            return None
         rewarded = [stage.train.checkpoint_every for stage in recipe.stages if stage.rewarded]
         every = self.validate_every
         if every is None and rewarded and recipe.backbone.startswith("miniature"):
@@ -189,6 +234,7 @@ def learning(bars: show.Bars) -> Callable[[Progress], None]:
         "masks": "Cutting masks",
         "moments": "Encoding photographs",
         "clips": "Encoding clips",
+        "pairs": "Encoding pairs",
         "class": "Making pictures of the class",
         "learn": "Learning",
         "preview": "Filming a preview",

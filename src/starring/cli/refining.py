@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from starring.cli import show
-from starring.cli.options import Machine, Number, Word
+from starring.cli.options import Machine, Number, Word, pairs
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
@@ -44,12 +44,16 @@ class Refine(Machine):
     """What the surroundings of a face show, such as "close up <*> man on the beach"; by default the film's prompt."""
     face_region: str = "following"
     """Whether what is cut out moves with the face (following) or stands still around all its places (fixed)."""
+    face_options: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
+    """More choices: factor, feather, smallest, gap, least; see docs/methods/vcd.md."""
     tile_strength: float = 0.2
     """Share of the schedule that tiles go through."""
     enlarger: Annotated[str, arg(metavar="NAME")] = "lanczos"
     """Who enlarges: lanczos, a Swin2SR (folder or hub id), or a file of ESRGAN-family weights."""
     controlnet: Word = None
     """A ControlNet made for tiles (folder or hub id) that holds every tile to what it was."""
+    tile_options: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
+    """More choices: padding, blur, control_scale."""
     learned: Annotated[Path | None, arg(name="run", metavar="RUN")] = None
     """What to draw with, for a clip that does not say how it was made."""
     prompt: Annotated[str | None, arg(metavar="TEXT")] = None
@@ -100,17 +104,26 @@ class Refine(Machine):
         return film
 
     def _wishes(self) -> tuple[FaceOptions | None, TileOptions | None]:
+        from starring.config import from_json
         from starring.refine import FaceOptions, TileOptions
 
-        face = FaceOptions(
-            strength=self.face_strength, region=self.face_region, prompt=self.face_prompt, word=self.word,
-            segmenter=self.segmenter,
-            detector=str(self.detector.expanduser().absolute()) if self.detector is not None else None,
-        ) if self.face else None  # fmt: skip
-        tiles = TileOptions(
-            scale=self.tiles, strength=self.tile_strength, enlarger=self.enlarger, controlnet=self.controlnet
-        ) if self.tiles is not None else None  # fmt: skip
-        return face, tiles
+        face = {
+            "strength": self.face_strength, "region": self.face_region, "prompt": self.face_prompt, "word": self.word,
+            "segmenter": self.segmenter,
+            "detector": str(self.detector.expanduser().absolute()) if self.detector is not None else None,
+        }  # fmt: skip
+        tiles = {
+            "scale": self.tiles, "strength": self.tile_strength, "enlarger": self.enlarger,
+            "controlnet": self.controlnet,
+        }  # fmt: skip
+        if self.face_options and not self.face:
+            raise StarringError("--face-options say how faces are made again, but not that they are. Add --face.")
+        if self.tile_options and self.tiles is None:
+            raise StarringError("--tile-options say how tiles are made again, but not that they are. Add --tiles 2.")
+        return (
+            from_json(FaceOptions, face | pairs(self.face_options)) if self.face else None,
+            from_json(TileOptions, tiles | pairs(self.tile_options)) if self.tiles is not None else None,
+        )
 
     def _backbone(self, run: Run | None) -> Backbone | None:
         """The backbone that the options describe; ``None`` if they say nothing: then the film names its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -39,8 +40,15 @@ def complain(message: str) -> None:
     err().print(Text.assemble(("starring: ", "bold red"), one_line(message)), soft_wrap=True)
 
 
+def first() -> bool:
+    """Whether this is the first of several processes that share a piece of work: the one that talks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def remark(message: str) -> None:
     """One line that a person should know while work goes on."""
+    if not first():
+        return
     err().print(Text(one_line(message), style="yellow"), soft_wrap=True)
 
 
@@ -51,6 +59,8 @@ def result(message: str) -> None:
 
 def written(what: str, path: Path) -> None:
     """Where something was written. The path stands alone at the end, never wrapped, so that it can be copied."""
+    if not first():
+        return
     out().print(Text.assemble((f"{what}: ", "dim"), str(path)), soft_wrap=True)
 
 

@@ -64,12 +64,11 @@ def _metadata(folder: Path) -> dict[str, str]:
 
 
 def _metadata_rows(path: Path) -> Iterable[tuple[str, str]]:
-    text = _text(path)
     rows: list[Any]
     if path.suffix == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text)))
+        rows = list(csv.DictReader(io.StringIO(_text(path))))
     else:
-        rows = [_json_line(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        rows = [row for _, row in json_lines(path)]
     for row in rows:
         caption = next((row[key] for key in CAPTION_KEYS if isinstance(row, dict) and row.get(key)), None)
         if not isinstance(row, dict) or "file_name" not in row or not isinstance(caption, str):
@@ -85,6 +84,17 @@ def _metadata_rows(path: Path) -> Iterable[tuple[str, str]]:
                 " or remove the entry."
             )
         yield name, " ".join(caption.split())
+
+
+def json_lines(path: Path) -> Iterable[tuple[int, Any]]:
+    """The values of a file with one JSON value a line, each with its line's number; empty lines are passed over.
+
+    Raises:
+        StarringError: if it is not UTF-8, or a line is not JSON.
+    """
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            yield number, _json_line(path, number, line)
 
 
 def _json_line(path: Path, number: int, line: str) -> Any:

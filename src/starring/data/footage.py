@@ -167,12 +167,16 @@ def read_photograph(path: str | Path, size: tuple[int, int]) -> tuple[Tensor, st
     return frame.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1, digest(path)
 
 
+def paced(frames: int, pace: float) -> tuple[int, ...]:
+    """Which frames of a clip make a film of ``frames`` frames, if ``pace`` of the clip pass during one of the film."""
+    # A rate such as 24000/1001 must not lose a frame to the last bit of a product.
+    return tuple(math.floor(i * pace + 1e-6) for i in range(frames))
+
+
 def _chosen(path: Path, frames: int, fps: float) -> tuple[int, ...]:
     """Which frames of a clip make a film."""
     with reel(path) as opened:
-        pace = opened.fps / fps if opened.fps is not None else 1.0
-        # A rate such as 24000/1001 must not lose a frame to the last bit of a product.
-        numbers = tuple(math.floor(i * pace + 1e-6) for i in range(frames))
+        numbers = paced(frames, opened.fps / fps if opened.fps is not None else 1.0)
         there = _count(opened.frames, numbers[-1] + 1)
     if there == 0:
         raise StarringError(f"{path} holds no frame. Give a clip with at least one.")

@@ -30,6 +30,14 @@ LARGE = 2 * 512 * 512
 """Pixels that are encoded at once at most, so that encoding takes less memory than training does."""
 
 
+class Bank(Protocol):
+    """What a training loop draws batches from."""
+
+    def draw(self, position: int, count: int, generator: torch.Generator, unmasked: float = 0.0) -> Draw:
+        """A batch; see :meth:`LatentBank.draw`."""
+        ...
+
+
 class Posterior(Protocol):
     """What an encoder says about pictures."""
 
@@ -56,6 +64,12 @@ class Draw:
     """With ``<*>``."""
     rows: list[int]
     """Which crops they are."""
+    references: Tensor | None = None
+    """Pictures of each sample's subject, ``b c r h w``, where samples are pairs."""
+    entities: list[str] | None = None
+    """The word for each sample's subject in its caption, likewise."""
+    generator: torch.Generator | None = None
+    """The source of the batch's further randomness, where that follows from the position as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -155,9 +169,7 @@ class LatentBank:
 
         The order is a function of the position, so where a run stands is one number, and resuming is exact.
         """
-        epochs = {p // len(self) for p in range(position, position + count)}
-        orders = {e: torch.randperm(len(self), generator=seeded(self.seed, "order", e)).tolist() for e in epochs}
-        return [orders[p // len(self)][p % len(self)] for p in range(position, position + count)]
+        return endless(len(self), self.seed, position, count)
 
     def draw(self, position: int, count: int, generator: torch.Generator, unmasked: float = 0.0) -> Draw:
         """A batch.
@@ -200,6 +212,13 @@ class LatentBank:
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError):
             return None
         return cls(mean=mean, std=std, masks=masks, extents=extents, captions=about["captions"], seed=about["seed"])
+
+
+def endless(size: int, seed: int, position: int, count: int) -> list[int]:
+    """Numbers ``position`` to ``position + count`` of an endless order of samples; see :meth:`LatentBank.rows`."""
+    epochs = {p // size for p in range(position, position + count)}
+    orders = {e: torch.randperm(size, generator=seeded(seed, "order", e)).tolist() for e in epochs}
+    return [orders[p // size][p % size] for p in range(position, position + count)]
 
 
 def bank_key(subject: Subject, masks: Sequence[Tensor | None], data: Data, size: int, seed: int, encoder: str) -> str:

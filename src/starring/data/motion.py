@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from starring.data.captions import beside, lines_of
-from starring.data.footage import digest, fitted, reel
+from starring.data.footage import digest, fitted, paced, reel
 from starring.data.subject import Complaint, natural, slug
 from starring.errors import StarringError
 
@@ -108,8 +107,7 @@ class Motion:
         try:
             with reel(path) as opened:
                 speed = (opened.fps or fps) / fps if pace == "film" else 1.0
-                # A rate such as 24000/1001 must not lose a frame to the last bit of a product.
-                numbers = [math.floor(i * speed + 1e-6) for i in range(frames)]
+                numbers = list(paced(frames, speed))
                 for _ in opened.frames:
                     there += 1
                     if there > numbers[-1]:

@@ -42,6 +42,12 @@ def check_prompt(prompt: str) -> str:
     return prompt
 
 
+def mentions(text: str, entity: str) -> bool:
+    """Whether a text holds an entity's word or words, in whatever case, and not as a part of a longer word."""
+    wanted = r"\s+".join(map(re.escape, entity.split()))
+    return bool(wanted) and re.search(rf"(?<!\w){wanted}(?!\w)", text, re.IGNORECASE) is not None
+
+
 def check_cast(prompt: str, words: Sequence[str]) -> str:
     """``prompt`` without stray white space, if it names every subject of several.
 

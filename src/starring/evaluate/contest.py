@@ -23,14 +23,12 @@ from starring.evaluate.ask import Evaluation, Loader, evaluate, require_real
 from starring.evaluate.wishes import settings_of
 from starring.learn import Progress as LearnProgress
 from starring.learn import learn
-from starring.methods import METHODS, find, recipe_for
+from starring.methods import METHODS, OWN_WORLD, find, recipe_for, usual_backbone
 from starring.metrics.suite import Judge, load_judge
 from starring.run import Run
 
 ABOUT = "contest.json"
 """Who took part, on what, and how it was filmed."""
-OWN_WORLD = "miniature"
-"""How the names of backbones begin that ship with a world of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,19 +121,6 @@ def contest(
 def own_world(suite: Suite) -> bool:
     """Whether a suite is about subjects of the bundled world."""
     return all(role.seed is not None for role in suite.roles)
-
-
-def usual_backbone(method: str, bundled: bool) -> str:
-    """The backbone that a method's recipes were made for.
-
-    Args:
-        method: a key of ``METHODS``.
-        bundled: one that ships with a world of its own; ``miniature`` for a method that has no recipe for one.
-    """
-    backbones = [recipe.backbone for recipe in find(method).recipes.values()]
-    if not bundled:
-        return backbones[0]
-    return next((name for name in backbones if name.startswith(OWN_WORLD)), OWN_WORLD)
 
 
 def read_subjects(folder: str | Path, words: Mapping[str, str] | None = None) -> list[Subject]:

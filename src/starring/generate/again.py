@@ -19,6 +19,7 @@ from starring.data.footage import digest
 from starring.data.video import read_comment
 from starring.errors import StarringError
 from starring.generate.ask import clip, filled, photograph
+from starring.generate.beside import beside
 from starring.generate.control import Guide, guide
 from starring.generate.films import VERSION, Film, OnProgress, Progress, Shooting, film, threads, written
 from starring.methods import build
@@ -88,10 +89,13 @@ def reopened(path: Path, facts: dict[str, Any], backbone: Backbone | None = None
     if backbone is None:
         backbone = _reload(facts["backbone"], device)
     method, origin = _same_method(facts["method"], backbone, path)
-    return Shooting(
+    shared = Shooting(
         backbone=backbone, method=method, sample=from_json(Sample, facts["sample"]), correlation=facts["correlation"],
         origin=origin, speaker=_reload(facts["text_encoder"], device) if facts["text_encoder"] else None,
     )  # fmt: skip
+    if (shown := facts.get("beside")) is not None:  # older sidecars do not say
+        shared = _same_pictures(shown, facts["prompt"], shared, path)
+    return shared
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -148,13 +152,32 @@ def _same_clip(video: dict[str, Any], shared: Shooting, path: Path) -> dict[str,
     return clip(place, video["strength"], shared, video.get("frames") or range(shared.sample.frames))
 
 
+def _same_pictures(shown: dict[str, Any], prompt: str, shared: Shooting, path: Path) -> Shooting:
+    cutter = shown["segmenter"]
+    if cutter is not None and cutter["name"] is None:
+        raise StarringError(
+            f"The subject of {path} was cut out by a segmenter that was in memory only, so it cannot be made again from"
+            " here."
+        )
+    places = [found(each["file"], each["sha256"], path, "a picture of its subject") for each in shown["pictures"]]
+    return beside(shared, [prompt], places, shown["entity"], cutter["name"] if cutter is not None else None)
+
+
 def _same_guide(seen: dict[str, Any], shared: Shooting, path: Path) -> Guide:
     if not seen["source"]:
         raise StarringError(
             f"{path} follows a ControlNet that was in memory only, so it cannot be made again from here."
         )
     place = found(seen["file"], seen["sha256"], path, "what it follows")
-    again = guide(seen["source"], place, shared.backbone, shared.sample, seen["scale"], seen["frames"])
+    again = guide(
+        seen["source"],
+        place,
+        shared.backbone,
+        shared.sample,
+        seen["scale"],
+        seen["frames"],
+        seen.get("look", "pictures"),
+    )
     if again.facts["network"] != seen["network"]:
         raise StarringError(f"{path} follows the ControlNet {seen['network']}; {seen['source']} is another one now.")
     return again
@@ -193,6 +216,9 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     former, looking = (facts["method"].get("reward", {}).get("eyes") for facts in (then, now))
     if former is not None and former != looking:  # older sidecars do not say
         yield f"It was rewarded by other networks: {former}; now {looking}."
+    cutters = [(facts.get("beside") or {}).get("segmenter") for facts in (then, now)]
+    if cutters[0] != cutters[1]:
+        yield f"Its subject was cut out by another segmenter: {cutters[0]}; now {cutters[1]}."
     for name, version in then["versions"].items():
         if now["versions"].get(name) != version:
             yield f"It was made with {name} {version}; now there is {now['versions'].get(name)}."

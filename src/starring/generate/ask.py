@@ -17,12 +17,14 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Reward, Sample, to_json
 from starring.data.footage import read_footage, read_photograph
+from starring.data.masks import Segmenter
 from starring.data.prompts import check_cast, check_prompt
 from starring.errors import StarringError, unknown
+from starring.generate.beside import beside, found_run
 from starring.generate.control import ControlNet, guide
 from starring.generate.films import Film, OnProgress, Progress, Shooting, film, repeatable, written
-from starring.methods import build
-from starring.methods.base import Method, Plain, PlainConfig, require_family
+from starring.methods import METHODS, build, find
+from starring.methods.base import Method, Plain, PlainConfig, require_family, require_fitting
 from starring.methods.cast import Cast, roles
 from starring.reward import Eyes, again, eyes_for, options_of, rewarded
 from starring.run import Run
@@ -35,8 +37,11 @@ def generate(
     run: Run | str | Path | None, prompts: str | Sequence[str], *, seed: int = 0, num: int = 1,
     backbone: Backbone | str | Path | None = None, customized: bool = True, class_word: str | None = None,
     sample: Sample | Mapping[str, Any] | None = None, correlation: float | None = None,
-    video: str | Path | None = None, strength: float = 0.8, reference: str | Path | None = None,
+    video: str | Path | None = None, strength: float = 0.8,
+    reference: str | Path | Sequence[str | Path] | None = None, entity: str = "",
+    segmenter: Segmenter | str | None = None,
     controlnet: ControlNet | str | None = None, control: str | Path | None = None, control_scale: float = 1.0,
+    control_look: str = "pictures",
     text_encoder: str = "own", reward: Reward | Mapping[str, Any] | bool = False, eyes: Eyes | None = None,
     others: Sequence[Run | str | Path] = (),
     folder: str | Path | None = None, write: bool = True, on_progress: OnProgress | None = None,
@@ -44,8 +49,10 @@ def generate(
     """Film prompts.
 
     Args:
-        run: a finished run or its folder; ``None`` films the bare backbone.
-        prompts: one or several, with ``<*>`` where the subject goes (the bare backbone can do without).
+        run: a finished run, its folder, or the name of a method that learned once for all subjects and whose run ships
+            with the backbone; ``None`` films the bare backbone.
+        prompts: one or several, with ``<*>`` where the subject goes (the bare backbone can do without, and so can
+            methods to which the subject is shown).
         seed: of the first film of each prompt; the others follow by ones.
         num: films for each prompt.
         backbone: one of the run's family, or what :func:`load_backbone` understands; the run's own by default.
@@ -59,10 +66,15 @@ def generate(
         strength: the share of the schedule that ``video`` goes through, in [0, 1], counted from its clean end: 0 is
             the clip as the VAE renders it, 1 begins with (nearly) pure noise.
         reference: a photograph of the subject that stands for the reference image beside which BridgeIV films, or with
-            which a reward compares; by default that image is made.
+            which a reward compares; by default that image is made. For methods to which the subject is shown, one or
+            several pictures of it; by default the first photograph of a run that has any.
+        entity: the word in the prompts for what these pictures show; by default the run's class word.
+        segmenter: who cuts it out, or a name, or ``none`` for pictures that stay whole; see
+            :func:`starring.generate.beside.beside`.
         controlnet: a network for the base that films follow, by folder or hub id; with ``control``.
         control: what it looks at, edges or poses for instance: a video file, or a folder with a picture a frame.
         control_scale: weight of what it says.
+        control_look: ``pictures`` if it looks at them as they are, ``edges`` if at their edges.
         text_encoder: ``own`` reads prompts with the backbone's text encoder, ``trained`` with that of the backbone that
             the run was learned on (VCD, V7).
         reward: optimise each film after it was made (BridgeIV, section 4.2), with any method: ``True``, or options.
@@ -80,9 +92,10 @@ def generate(
         StarringError: for anything that cannot be filmed as asked, before the first film is begun.
         OSError: if the disk is full; films written before stay, and nothing is half-written.
     """
-    opened = Run.open(run) if isinstance(run, str | Path) else run
+    opened = found_run(run, backbone) if run is not None else None
     cast = [Run.open(other) if isinstance(other, str | Path) else other for other in others]
-    check = _bare_prompt if opened is None or not customized else check_prompt
+    shows = opened is not None and find(opened.record.recipe.method).paired
+    check = _bare_prompt if opened is None or not customized or shows else check_prompt
     if cast:
         check = partial(check_cast, words=cast_words([opened, *cast] if opened and customized else []))
     if (controlnet is None) != (control is None):
@@ -94,11 +107,14 @@ def generate(
     )  # fmt: skip
     if video is not None:
         shared = replace(shared, **clip(video, strength, shared))
-    if reference is not None:
-        shared = replace(shared, **photograph(reference, shared))
+    pictures = [] if reference is None else [reference] if isinstance(reference, str | Path) else list(reference)
+    shared = _shown(shared, opened, [prompt for prompt, _ in orders], pictures, entity, segmenter)
     if controlnet is not None and control is not None:
-        shared = replace(shared, guide=guide(controlnet, control, shared.backbone, shared.sample, control_scale))
-    home = Path(folder).expanduser() if folder is not None else opened.videos if opened else Path("videos")
+        shared = replace(
+            shared, guide=guide(controlnet, control, shared.backbone, shared.sample, control_scale, look=control_look)
+        )
+    own = opened.videos if opened is not None and str(run) not in METHODS else Path("videos")
+    home = Path(folder).expanduser() if folder is not None else own
     return _all(shared, orders, home if write else None, on_progress)
 
 
@@ -127,6 +143,30 @@ def prepared(
         correlation=_gamma(wished if correlation is None else correlation),
         speaker=_speaker(text_encoder, run if customized else None),
     )  # fmt: skip
+
+
+def _shown(
+    shared: Shooting, run: Run | None, prompts: Sequence[str], pictures: Sequence[str | Path], entity: str,
+    segmenter: Segmenter | str | None,
+) -> Shooting:  # fmt: skip
+    """The shooting with the pictures beside which films are made, as the method takes them.
+
+    Raises:
+        StarringError: if it takes none, or not so many.
+    """
+    if shared.method.paired and run is not None:
+        subject = run.record.subject
+        if not pictures and subject.digests:
+            pictures = again(subject).paths[:1]
+        return beside(shared, prompts, pictures, entity or subject.class_word, segmenter)
+    if entity:
+        these = ", ".join(name for name, kind in METHODS.items() if kind.paired)
+        raise StarringError(f"{shared.origin['name']} is shown no subject by a picture, so leave --entity to {these}.")
+    if not pictures:
+        return shared
+    if len(pictures) > 1:
+        raise StarringError(f"{shared.origin['name']} films beside one reference image; {len(pictures)} were given.")
+    return replace(shared, **photograph(pictures[0], shared))
 
 
 def _all(
@@ -234,13 +274,7 @@ def filled(method: Method, backbone: Backbone, weights: Mapping[str, Tensor], fi
     Raises:
         StarringError: if they do not fit.
     """
-    own = {name: tuple(value.shape) for name, value in method.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    if own != given:
-        raise StarringError(
-            f"{file} holds {given}, but {method.name} on this backbone needs {own}. It was learned on a backbone of"
-            " another size: film it with the backbone it was learned on."
-        )
+    require_fitting(method, weights, file, backbone)
     method.load_state_dict(dict(weights))
     return method.to(backbone.device).requires_grad_(False).eval()
 

@@ -5,20 +5,26 @@ Edges, poses or depths come as pictures, as whoever trained the network made the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from diffusers import ControlNetModel
 from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.config import Sample
+from starring.data.edges import AS, edges
 from starring.data.footage import read_footage
+from starring.errors import unknown
 from starring.layers.control import controlled
-from starring.perception.loading import fingerprint, load, locate, short
+from starring.perception.loading import bundled, fingerprint, load, locate, short
+
+CONTROLNETS: Mapping[str, str] = {"miniature-edges": bundled("control")}
+"""Names of ControlNets; for Stable Diffusion 1.5 give a hub id, such as ``lllyasviel/control_v11p_sd15_canny``."""
 
 
 class ControlNet:
@@ -38,12 +44,12 @@ class ControlNet:
 
 
 def load_controlnet(source: str, backbone: Backbone, scale: float = 1.0) -> ControlNet:
-    """A ControlNet by folder or hub id, in the backbone's precision.
+    """A ControlNet by name (:data:`CONTROLNETS`), folder or hub id, in the backbone's precision.
 
     Raises:
         StarringError: if it cannot be loaded.
     """
-    place = locate("ControlNet", source, {})
+    place = locate("ControlNet", source, CONTROLNETS)
     network = load("ControlNet", ControlNetModel, place, torch_dtype=backbone.dtype)
     return ControlNet(cast("Any", network), scale=scale, name=short(source, source))
 
@@ -62,7 +68,7 @@ class Guide:
 
 def guide(
     network: ControlNet | str, pictures: str | Path, backbone: Backbone, sample: Sample, scale: float = 1.0,
-    numbers: list[int] | None = None,
+    numbers: list[int] | None = None, look: str = "pictures",
 ) -> Guide:  # fmt: skip
     """What a film is to follow.
 
@@ -73,10 +79,13 @@ def guide(
         sample: length, size and speed of the film.
         scale: weight of a network that is loaded here.
         numbers: which of the pictures to take, as an earlier film did.
+        look: what the network looks at, one of :data:`starring.data.edges.AS`.
 
     Raises:
-        StarringError: if one of both cannot be read.
+        StarringError: if one of both cannot be read, or ``look`` is unknown.
     """
+    if look not in AS:
+        raise unknown("way of looking at a clip", look, AS)
     footage = read_footage(
         pictures, frames=sample.frames, fps=sample.fps, size=(sample.height, sample.width), numbers=numbers
     )
@@ -84,9 +93,16 @@ def guide(
     loaded = load_controlnet(network, backbone, scale) if isinstance(network, str) else network
     facts = {
         "file": str(Path(pictures).expanduser().resolve()), "sha256": footage.sha256, "frames": list(footage.numbers),
-        "network": loaded.id, "source": source, "scale": loaded.scale,
+        "network": loaded.id, "source": source, "scale": loaded.scale, "look": look,
     }  # fmt: skip
-    return Guide(network=loaded, pixels=footage.pixels, facts=facts)
+    pixels = footage.pixels if look == "pictures" else _outlined(footage.pixels)
+    return Guide(network=loaded, pixels=pixels, facts=facts)
+
+
+def _outlined(pixels: Tensor) -> Tensor:
+    """The edges of ``1 3 F H W`` in [-1, 1], in the same form."""
+    frames = ((pixels[0].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    return (torch.from_numpy(edges(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(pixels)
 
 
 @contextmanager

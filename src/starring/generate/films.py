@@ -100,6 +100,11 @@ class Shooting:
     """The photograph beside which films are made: path and digest."""
     reference: Tensor | None = None
     """Its latents."""
+    beside: dict[str, Any] | None = None
+    """The pictures of the subject beside which films are made, by methods that need any: files, digests, and who cut
+    the subject out."""
+    entity: str = ""
+    """The word for it in the prompts."""
     guide: Guide | None = None
     """What their layout follows."""
 
@@ -134,7 +139,7 @@ def film(shared: Shooting, where: Progress, on_progress: OnProgress | None) -> F
     backbone = shared.backbone
     request = Request(
         prompt=where.prompt, sample=shared.sample, correlation=shared.correlation, init=shared.init,
-        reference=shared.reference, strength=shared.video["strength"] if shared.video else 1.0,
+        reference=shared.reference, entity=shared.entity, strength=shared.video["strength"] if shared.video else 1.0,
         generator=torch.Generator().manual_seed(where.seed), on_step=tell,
     )  # fmt: skip
     with speaking(backbone, shared.speaker), following(backbone, shared.guide):
@@ -157,6 +162,7 @@ def described(shared: Shooting, prompt: str, seed: int, frames: NDArray[np.uint8
         "text_encoder": about(shared.speaker) if shared.speaker else None,
         "video": shared.video,
         "photograph": shared.photograph,
+        "beside": shared.beside,
         "control": shared.guide.facts if shared.guide else None,
         "machine": machine(backbone.device),
         "versions": versions(),

@@ -93,6 +93,7 @@ class ReferenceAttention:
         )
         query = _rotated(attn.norm_q(query) if attn.norm_q is not None else query, words, image_rotary_emb)
         key = _rotated(attn.norm_k(key) if attn.norm_k is not None else key, words, image_rotary_emb)
+        query, key = query.to(value.dtype), key.to(value.dtype)  # norms under autocast return float32
         if view.form == "read":
             out = self._read(view, query, key, value, words)
         else:
@@ -108,10 +109,10 @@ class ReferenceAttention:
         if change is None:
             return out
         if view.everywhere:
-            return out + change(x)
+            return out + change(x).to(out.dtype)
         if own == 0:
             return out
-        return torch.cat([out[:, :-own], out[:, -own:] + change(x[:, -own:])], dim=1)
+        return torch.cat([out[:, :-own], out[:, -own:] + change(x[:, -own:]).to(out.dtype)], dim=1)
 
     def _read(self, view: View, query: Tensor, key: Tensor, value: Tensor, words: int) -> Tensor:
         """The reference attends to itself alone, and so do the words, which nothing reads."""

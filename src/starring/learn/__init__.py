@@ -25,6 +25,7 @@ from starring.backbones.base import Backbone
 from starring.config import Recipe, from_json, to_json
 from starring.data.masks import Segmenter
 from starring.data.motion import Motion, MotionRecord
+from starring.data.pairs import Pairs, PairsRecord
 from starring.data.prompts import check_prompt
 from starring.data.rights import require_consent
 from starring.data.subject import Subject
@@ -34,6 +35,7 @@ from starring.learn.clips import clips_of, lasting, recorded, seer_of, shown
 from starring.learn.guards import Stop, guarded, own_randomness, seed_all
 from starring.learn.identity import identity_of, prompted
 from starring.learn.loop import Loop
+from starring.learn.pairs import beside, checked, encoded, learned_before, material, same
 from starring.learn.prepare import choose_segmenter, prepared
 from starring.learn.prior import class_images
 from starring.learn.progress import OnProgress, Preview, Progress, nobody
@@ -46,27 +48,19 @@ __all__ = ["Interrupted", "OnProgress", "Preview", "Progress", "Validation", "le
 
 
 def learn(
-    method_name: str,
-    subject: Subject,
-    backbone: Backbone,
-    recipe: Recipe | None = None,
-    runs_dir: str | Path = "runs",
-    *,
-    motion: Motion | None = None,
-    resume: str | Path | None = None,
-    name: str | None = None,
-    tokens: str | Path | None = None,
-    segmenter: Segmenter | str | None = None,
-    eyes: IdentityEyes | None = None,
-    on_progress: OnProgress | None = None,
-    preview: Preview | None = None,
+    method_name: str, subject: Subject | Pairs, backbone: Backbone, recipe: Recipe | None = None,
+    runs_dir: str | Path = "runs", *, motion: Motion | None = None, resume: str | Path | None = None,
+    name: str | None = None, tokens: str | Path | None = None, segmenter: Segmenter | str | None = None,
+    eyes: IdentityEyes | None = None, on_progress: OnProgress | None = None, preview: Preview | None = None,
     validation: Validation | None = None,
-) -> Run:
+) -> Run:  # fmt: skip
     """Learn a subject.
 
     Args:
         method_name: a key of ``METHODS``.
-        subject: the photographs, with a class word if the captions' template asks for one.
+        subject: the photographs, with a class word if the captions' template asks for one. A method that learns once
+            for all subjects takes a corpus of pairs instead; with photographs there is nothing left to learn for it,
+            and the run says whose they are and what was learned before.
         backbone: on the device to train on.
         recipe: all choices; the method's own for this backbone when absent (the stored one when resuming).
         runs_dir: where the new run's folder goes.
@@ -74,7 +68,8 @@ def learn(
         resume: the folder of an unfinished run to go on with, instead of beginning a new one.
         name: the run's name; ``<subject>-<method>`` by default. A number is added where it is taken.
         tokens: a finished run whose learned words are taken over, so that none are learned anew; another method's,
-            too. If nothing else is left to learn, the new run is finished at once.
+            too. If nothing else is left to learn, the new run is finished at once. For a method that learns once, the
+            run that did; by default the one that ships with the backbone.
         segmenter: cuts the masks: an object, a preset name or folder; ``None`` takes the backbone's own.
         eyes: judge films in rewarded stages; ``None`` takes those that the recipe names, or the backbone's own.
         on_progress: called with a :class:`Progress` after every piece of work.
@@ -92,12 +87,13 @@ def learn(
         OSError: if the disk is full; what was saved before is still whole.
     """
     tell = on_progress or nobody
+    subject, pairs = material(method_name, subject)
     require_consent(subject.rights, subject.name)
-    if preview is not None:
+    if preview is not None and pairs is None:
         check_prompt(preview.prompt)
     with Stop() as stop, own_randomness():
         run = Run.open(resume) if resume is not None else None
-        recipe, start = _resolved(method_name, subject, backbone, recipe, run, tokens)
+        recipe, start = _resolved(method_name, subject, pairs, backbone, recipe, run, tokens)
         accelerator = _accelerator(backbone, recipe)
         tell = tell if accelerator.is_main_process else nobody
         for complaint in subject.skipped:
@@ -113,23 +109,28 @@ def learn(
         see = cache(partial(seer_of, recipe, backbone))  # an image encoder takes gigabytes, and may not be needed
         if motion is not None and run is None:
             start |= {"image": shown(subject, recipe, see())}
-        run = run or _new_run(runs_dir, name, recipe, subject, motion, backbone, accelerator, start)
+        run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, backbone, accelerator, start)
         method.load_state_dict(run.load_start(), strict=False)
         tell(Progress(phase="check", run=run.folder))
         if not recipe.stages:
             return _at_once(run, method, accelerator, tell)
         with run.locked() if accelerator.is_main_process else contextlib.nullcontext():
             chooser = _chooser(run, validation)
-            bank = prepared(run, subject, backbone, recipe, eye, accelerator, guarded(tell, stop, run))
+            hear = guarded(tell, stop, run)
+            if pairs is not None:
+                bank = encoded(run, pairs, backbone, recipe, accelerator, hear)
+            else:
+                bank = prepared(run, subject, backbone, recipe, eye, accelerator, hear)
             identity = identity_of(subject, backbone, recipe, eyes, segmenter, tell)
-            clips = clips_of(run, motion, backbone, recipe, see, accelerator, guarded(tell, stop, run))
+            clips = clips_of(run, motion, backbone, recipe, see, accelerator, hear)
             see.cache_clear()
-            prior = class_images(run, subject, backbone, recipe, accelerator, guarded(tell, stop, run))
+            prior = class_images(run, subject, backbone, recipe, accelerator, hear)
             # Cutting masks may have drawn numbers, and a resumed run finds them cut.
             seed_all(recipe.stages[0].train.seed)
             Loop(
                 run=run, recipe=recipe, method=method, backbone=backbone, accelerator=accelerator, bank=bank, stop=stop,
                 tell=tell, prior=prior, clips=clips, identity=identity, preview=preview, chooser=chooser,
+                beside=beside(bank, preview),
             ).train()  # fmt: skip
     return run
 
@@ -137,7 +138,7 @@ def learn(
 def resume(
     folder: str | Path,
     backbone: Backbone,
-    subject: Subject | None = None,
+    subject: Subject | Pairs | None = None,
     *,
     motion: Motion | None = None,
     segmenter: Segmenter | str | None = None,
@@ -151,7 +152,7 @@ def resume(
     Args:
         folder: the run.
         backbone: the one it was begun with.
-        subject: the photographs; read from where they were when absent.
+        subject: the photographs, or the pairs; read from where they were when absent.
         motion: the clips, likewise.
         segmenter: as in :func:`learn`; needed only if masks had not all been cut.
         eyes: as in :func:`learn`.
@@ -160,7 +161,9 @@ def resume(
         validation: as the run was begun with, so that its choice is between all of its checkpoints.
     """
     record = Run.open(folder).record
-    if subject is None:
+    if subject is None and record.pairs is not None:
+        subject = Pairs.read(record.pairs.place)
+    elif subject is None:
         if record.subject.folder is None:
             raise StarringError(f"The photographs of {folder} never were files, so it cannot be resumed without them.")
         subject = Subject.from_folder(record.subject.folder, record.subject.class_word, record.subject.name)
@@ -214,8 +217,8 @@ def _at_once(run: Run, method: Method, accelerator: Accelerator, tell: OnProgres
 
 
 def _resolved(
-    method_name: str, subject: Subject, backbone: Backbone, recipe: Recipe | None, run: Run | None,
-    tokens: str | Path | None,
+    method_name: str, subject: Subject, pairs: Pairs | None, backbone: Backbone, recipe: Recipe | None,
+    run: Run | None, tokens: str | Path | None,
 ) -> tuple[Recipe, dict[str, Tensor]]:  # fmt: skip
     """The recipe with nothing left open, checked against subject, backbone and the run that is resumed.
 
@@ -227,13 +230,17 @@ def _resolved(
     if recipe.method != method_name:
         raise StarringError(f"The recipe is for the method '{recipe.method}', not for '{method_name}'. Use its own.")
     start: dict[str, Tensor] = {}
-    if tokens is not None and run is None:
+    if pairs is not None:
+        checked(recipe, backbone)
+    elif find(method_name).paired and (run is None or recipe.stages):
+        recipe, start = learned_before(recipe, tokens, backbone)
+    elif tokens is not None and run is None:
         recipe, start = taken_over(recipe, Run.open(tokens), backbone, subject.class_word)
     if not recipe.stages and not start and (run is None or not run.load_start()):
         raise StarringError(f"The recipe for '{method_name}' has no stage, so nothing would learn. Give it one.")
     captions = recipe.data.templates or (recipe.data.template,)
     asked = any("{class_word}" in caption for caption in captions) or any(s.class_images for s in recipe.stages)
-    if asked and not subject.class_word:
+    if asked and not subject.class_word and pairs is None:
         raise StarringError(f"What is '{subject.name}'? Give its class word, for example --class-word dog.")
     sample = recipe.sample or backbone.sample
     size = recipe.data.size or min(backbone.sample.height, backbone.sample.width)
@@ -243,6 +250,7 @@ def _resolved(
         backbone=backbone.origin["name_or_path"],
     )  # fmt: skip
     if run is not None:
+        same(pairs, run.record.pairs)
         _same(run, recipe, subject, backbone)
     return recipe, start
 
@@ -311,14 +319,15 @@ def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
 
 
 def _new_run(
-    runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, motion: Motion | None, backbone: Backbone,
-    process: Accelerator, start: Mapping[str, Tensor],
+    runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, motion: Motion | None,
+    pairs: Pairs | None, backbone: Backbone, process: Accelerator, start: Mapping[str, Tensor],
 ) -> Run:  # fmt: skip
     made: list[Any] = [None]
     if process.is_main_process:
         record = Record(
             recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
-            motion=MotionRecord.of(motion) if motion else None, libraries=libraries(),
+            motion=MotionRecord.of(motion) if motion else None, pairs=PairsRecord.of(pairs) if pairs else None,
+            libraries=libraries(),
         )  # fmt: skip
         made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record, start).folder)]
     if process.num_processes > 1:

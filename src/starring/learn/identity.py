@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from starring.backbones.base import Backbone
@@ -12,8 +13,10 @@ from starring.data.simulated import simulated
 from starring.data.subject import Complaint, Subject, strangers
 from starring.errors import StarringError
 from starring.learn.progress import OnProgress, Progress
-from starring.perception.identity import ENCODERS, Identity, IdentityEyes, known, load_identity_eyes
-from starring.perception.segment import SEGMENTERS, load_segmenter
+from starring.methods import OWN_WORLD
+from starring.perception.encoders import CLIP, load_clip
+from starring.perception.identity import Identity, IdentityEyes, known, load_identity_eyes
+from starring.perception.segment import load_segmenter, suited
 from starring.perception.transforms import as_tensor
 
 
@@ -26,7 +29,8 @@ def identity_of(
     Args:
         subject: the photographs.
         backbone: gives its own eyes where the recipe names none.
-        recipe: its options ``eyes``, ``face`` and ``accept_licence`` say who looks, and at whom.
+        recipe: its options ``eyes``, ``face`` and ``accept_licence`` say who looks, and at whom; with ``semantic``,
+            ``clip`` says who compares frames with their prompts.
         eyes: others.
         segmenter: finds the subject for eyes that look at what a mask covers; ``None`` takes the backbone's own.
         tell: hears which photograph looks like somebody else.
@@ -40,6 +44,7 @@ def identity_of(
     pictures = [as_tensor(image)[0].to(backbone.device) for image in subject.images]
     names = [path.name for path in subject.paths]
     identity = known(eyes, pictures, names, str(recipe.options.get("face", "")))
+    identity = replace(identity, clip=_reader(backbone, recipe.options))
     for i, (own, others) in strangers(identity.references.cpu()).items():
         message = f"its face or subject looks like another one (likeness {own:.2f} where the others have {others:.2f})."
         advice = "Look at it, and take it out if it is not the same one."
@@ -56,18 +61,30 @@ def prompted(options: Mapping[str, Any], fields: set[str], class_word: str) -> d
     return {**options, "prompts": list(made)}
 
 
+def _reader(backbone: Backbone, options: Mapping[str, Any]) -> CLIP | None:
+    """Who compares frames with their prompts, if a recipe rewards that."""
+    if not float(options.get("semantic", 0.0)):
+        return None
+    name = str(options.get("clip", "")) or _bundled(backbone) or "clip-vit-base-patch32"
+    return load_clip(name, device=backbone.device)
+
+
+def _bundled(backbone: Backbone) -> str:
+    """The name of the bundled networks, where the backbone draws their world; else empty."""
+    return OWN_WORLD if backbone.name.startswith(OWN_WORLD) else ""
+
+
 def _eyes(
     subject: Subject, backbone: Backbone, options: Mapping[str, Any], segmenter: Segmenter | str | None
 ) -> IdentityEyes:
-    name = str(options.get("eyes", "")) or (backbone.name if backbone.name in ENCODERS else "")
+    name = str(options.get("eyes", "")) or _bundled(backbone)
     if not name:
         raise StarringError(
             "A reward needs eyes that know the subject. For people give YuNet and an IResNet by path: --options"
             " eyes=YUNET.onnx+r100.pth; for anything else: --options eyes=dino"
         )
     if "+" not in name and (segmenter is None or isinstance(segmenter, str)):
-        preset = segmenter or (backbone.name if backbone.name in SEGMENTERS else "auto")
-        segmenter = cast("Segmenter", load_segmenter(preset, device=backbone.device))
+        segmenter = cast("Segmenter", load_segmenter(segmenter or suited(backbone.name), device=backbone.device))
     licence = bool(options.get("accept_licence", False))
     eyes = load_identity_eyes(name, subject.class_word or "subject", cast("Any", segmenter), accept_licence=licence)
     cast("Any", eyes.encoder).to(backbone.device)

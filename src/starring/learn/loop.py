@@ -21,7 +21,7 @@ from starring.backbones.presets import load_backbone
 from starring.config import Recipe, Stage, Train
 from starring.data.augment import seeded
 from starring.data.files import write_image
-from starring.data.latents import Draw, LatentBank
+from starring.data.latents import Bank, Draw, LatentBank
 from starring.data.video import contact_sheet
 from starring.errors import Interrupted, StarringError
 from starring.learn.choice import Chooser, alarms, why
@@ -73,7 +73,7 @@ class Loop:
     method: Method
     backbone: Backbone
     accelerator: Accelerator
-    bank: LatentBank
+    bank: Bank
     stop: Stop
     tell: OnProgress
     prior: LatentBank | None = None
@@ -83,6 +83,8 @@ class Loop:
     identity: Identity | None = None
     """Eyes that know the subject, if a stage is rewarded."""
     preview: Preview | None = None
+    beside: tuple[Tensor, str] | None = None
+    """Reference and entity of previews, for methods that film beside a picture."""
     chooser: Chooser | None = None
     """Who says which checkpoint is the result; the last one without."""
 
@@ -232,7 +234,15 @@ class Loop:
         else:
             place.voids = 0
             self._descend(place, t)
-        return total, parts
+        return self._averaged(total, parts)
+
+    def _averaged(self, loss: float, parts: dict[str, float]) -> tuple[float, dict[str, float]]:
+        """A step's loss and its parts, over all processes."""
+        if self.accelerator.num_processes == 1:
+            return loss, parts
+        told = gather_object([(loss, parts)])
+        mean = {name: sum(each[name] for _, each in told) / len(told) for name in parts}
+        return sum(each for each, _ in told) / len(told), mean
 
     def _skip(self, place: Place) -> None:
         """Leave everything as it was, since the reward or its gradient was no number.
@@ -274,7 +284,8 @@ class Loop:
         device = self.backbone.device
         return Batch(
             latents=drawn.latents.to(device), masks=drawn.masks.to(device), captions=drawn.captions,
-            generator=place.generator,
+            references=drawn.references.to(device) if drawn.references is not None else None,
+            entities=drawn.entities, generator=drawn.generator or place.generator,
         )  # fmt: skip
 
     def _descend(self, place: Place, t: Train) -> None:
@@ -326,8 +337,9 @@ class Loop:
         before, home = random_state(place.generator), self.run.folder
         self.method.eval()
         sample = self.preview.sample or self.recipe.sample or self.backbone.sample
+        picture, entity = self.beside or (None, "")
         request = Request(
-            prompt=self.preview.prompt, sample=sample, negative=sample.negative,
+            prompt=self.preview.prompt, sample=sample, negative=sample.negative, reference=picture, entity=entity,
             generator=torch.Generator().manual_seed(self.preview.seed),
             on_step=lambda done, total: self.tell(Progress(phase="preview", step=done, total=total, run=home)),
         )  # fmt: skip

@@ -19,7 +19,7 @@ from starring.data.subject import Subject
 from starring.data.video import contact_sheet
 from starring.learn.clips import whole_photographs
 from starring.learn.progress import OnProgress, Progress
-from starring.perception.segment import SEGMENTERS, load_segmenter
+from starring.perception.segment import First, load_segmenter, suited
 from starring.run import Run
 
 
@@ -31,8 +31,8 @@ def choose_segmenter(
         return None
     if segmenter is not None and not isinstance(segmenter, str):
         return segmenter
-    preset = backbone.name if backbone.name in SEGMENTERS else "auto"
-    return cast("Segmenter", load_segmenter(segmenter or preset, device=backbone.device))
+    found = load_segmenter(segmenter or suited(backbone.name), device=backbone.device)
+    return cast("Segmenter", First(found) if recipe.data.instance == "first" else found)
 
 
 def _wanted(subject: Subject) -> str:

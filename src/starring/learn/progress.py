@@ -15,8 +15,8 @@ class Progress:
     """What ``on_progress`` is told, often and early."""
 
     phase: str
-    """``check``, ``masks``, ``moments``, ``clips``, ``class``, ``learn``, ``preview``, ``save``, ``validate``,
-    ``choose`` or ``done``."""
+    """``check``, ``masks``, ``moments``, ``clips``, ``pairs``, ``class``, ``learn``, ``preview``, ``save``,
+    ``validate``, ``choose`` or ``done``."""
     step: int = 0
     """What is done of this phase, counted over all stages of learning."""
     total: int = 0

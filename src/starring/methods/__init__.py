@@ -11,6 +11,7 @@ from starring.config import Recipe, from_json
 from starring.errors import unknown
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Plain, PlainConfig, Request
 from starring.methods.bridgeiv import BridgeIV
+from starring.methods.customvideox import CustomVideoX
 from starring.methods.dualreal import DualReal
 from starring.methods.personalvideo import PersonalVideo
 from starring.methods.vcd import VCD
@@ -20,8 +21,11 @@ METHODS: dict[str, type[Method]] = {
     "bridgeiv": BridgeIV,
     "personalvideo": PersonalVideo,
     "dualreal": DualReal,
+    "customvideox": CustomVideoX,
 }
 """Every method by name."""
+OWN_WORLD = "miniature"
+"""How the names of backbones begin that ship with a world of their own."""
 
 
 def find(name: str) -> type[Method]:
@@ -82,6 +86,19 @@ def fitted(chosen: Recipe, backbone: Backbone) -> Recipe:
     return replace(chosen, stages=stages, data=replace(chosen.data, size=None), sample=sample)
 
 
+def usual_backbone(method: str, bundled: bool) -> str:
+    """The backbone that a method's recipes were made for.
+
+    Args:
+        method: a key of ``METHODS``.
+        bundled: one that ships with a world of its own; ``miniature`` for a method that has no recipe for one.
+    """
+    backbones = [recipe.backbone for recipe in find(method).recipes.values()]
+    if not bundled:
+        return backbones[0]
+    return next((name for name in backbones if name.startswith(OWN_WORLD)), OWN_WORLD)
+
+
 def recipe_for(name: str, backbone: Backbone) -> Recipe:
     """The method's recipe that was made for this backbone, or else its first one, fitted.
 
@@ -94,6 +111,7 @@ def recipe_for(name: str, backbone: Backbone) -> Recipe:
 
 __all__ = [
     "METHODS",
+    "OWN_WORLD",
     "PLACEHOLDER",
     "Batch",
     "Losses",
@@ -107,4 +125,5 @@ __all__ = [
     "recipe",
     "recipe_for",
     "recipes",
+    "usual_backbone",
 ]

@@ -76,7 +76,7 @@ class Request:
     strength: float = 1.0
     """Share of the schedule that is run on ``init``, in [0, 1]: its last, clean part."""
     reference: Tensor | None = None
-    """Clean latents ``1 c 1 h w`` of a photograph of the subject, for methods that film beside one."""
+    """Clean latents ``1 c r h w`` of photographs of the subject, for methods that film beside one or several."""
     entity: str = ""
     """The word for the subject in the prompt, for methods that look where it appears."""
     on_step: Callable[[int, int], None] | None = None
@@ -131,6 +131,9 @@ class Method(nn.Module, ABC):
     """Options that learning depends on, of those that its rows change: such a row is learned for itself."""
     moving: ClassVar[bool] = False
     """Whether it learns a motion from clips together with the subject."""
+    paired: ClassVar[bool] = False
+    """Whether it learns once for all subjects, from pairs of a picture and a clip, and not from photographs of one; a
+    film then shows whom :attr:`Request.reference` shows, by the word :attr:`Request.entity`."""
     neutral: ClassVar[bool] = True
     """Whether the fresh method leaves films of prompts without the placeholder as they were."""
 
@@ -202,6 +205,15 @@ class Method(nn.Module, ABC):
         """Parameters that a step on this batch leaves as they are, bit for bit; none unless a method says otherwise."""
         return ()
 
+    def idle(self) -> Iterable[nn.Parameter]:
+        """Parameters that no output depends on, and no stage learns: there for the sake of a paper's file layout."""
+        return ()
+
+    def described(self, state: Mapping[str, Tensor]) -> str:
+        """A state dict of this method in words, for messages about one that does not fit."""
+        named = [f"{name} {tuple(value.shape)}" for name, value in sorted(state.items())]
+        return f"{', '.join(named[:3])}{f' and {len(named) - 3} more' if len(named) > 3 else ''}"
+
     def forward(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
         """The same as :meth:`loss`, under the name that distributed wrappers call."""
         return self.loss(backbone, batch, progress)
@@ -243,10 +255,7 @@ class Plain(Method):
 
     def prompt(self, text: str) -> str:
         """``text`` with the class word once where it said ``<*>`` or ``<*> class_word``."""
-        word = self.config.class_word
-        if word:
-            text = text.replace(f"{PLACEHOLDER} {word}", word).replace(PLACEHOLDER, word)
-        return " ".join(text.replace(PLACEHOLDER, " ").split())
+        return plainly(text, self.config.class_word)
 
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
         """There is nothing to learn.
@@ -259,6 +268,13 @@ class Plain(Method):
     def learns(self, stage: str) -> Iterable[nn.Parameter]:
         """Nothing."""
         return ()
+
+
+def plainly(text: str, class_word: str) -> str:
+    """``text`` with the class word once where it said ``<*>`` or ``<*> class_word``; without one, with nothing."""
+    if class_word:
+        text = text.replace(f"{PLACEHOLDER} {class_word}", class_word).replace(PLACEHOLDER, class_word)
+    return " ".join(text.replace(PLACEHOLDER, " ").split())
 
 
 def draw(method: Method, backbone: Backbone, request: Request) -> Tensor:
@@ -325,4 +341,24 @@ def require_family(name: str, family: str, backbone: Backbone) -> None:
         raise StarringError(
             f"This {name} run was learned on a backbone of the family '{family}', but '{backbone.name}' is of the"
             f" family '{backbone.family}'. Film it with a '{family}' backbone, or learn it again on '{backbone.name}'."
+        )
+
+
+def require_fitting(method: Method, weights: Mapping[str, Tensor], file: object, backbone: Backbone) -> None:
+    """Refuse weights of other names or shapes than the method has on this backbone.
+
+    Args:
+        method: which has the shapes.
+        weights: what it is to take over.
+        file: where they come from.
+        backbone: for which the method was made.
+
+    Raises:
+        StarringError: with both and what to do.
+    """
+    own = method.state_dict()
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in weights.items()}:
+        raise StarringError(
+            f"{file} holds {method.described(weights)}, but {method.name} on {backbone.name} with its options needs"
+            f" {method.described(own)}. It was learned on a backbone, or with options, of another size: take those."
         )

@@ -10,24 +10,22 @@ number the places where the paper can be read in two ways; docs/methods/customvi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from starring.backbones.base import PLACES, Backbone, Reference, Text
-from starring.config import Recipe, Sample, Stage, Train
+from starring.config import Data, Recipe, Sample, Stage, Train
 from starring.errors import StarringError, unknown
 from starring.layers.attach import swap
 from starring.layers.branches import LowRank
 from starring.layers.reference import FORMS, MAPS, ReferenceAttention, View
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Request, draw
-
-LINEARS = ("to_q", "to_k", "to_v", "to_out")
-"""The linear layers of an attention layer that have a low-rank change."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +41,9 @@ class CustomVideoXConfig:
     """Where the reference's rotary positions lie beside the film's (eq. 5, C13)."""
     clean_time: bool = True
     """Modulate reference tokens as at timestep 0, or, if false, as the film's (C12)."""
+    adapted: bool = True
+    """Let the low-rank changes act at all. Without, the reference is one more frame to a model that never saw any: the
+    naive way, for comparison."""
     everywhere: bool = False
     """Let the low-rank changes act on all tokens, and not on the reference's alone (C11)."""
     tab: bool = True
@@ -104,21 +105,53 @@ class CustomVideoXConfig:
             )
 
 
+STAGE = "adapter"
+"""The one stage."""
 PAPER = Recipe(
     method="customvideox",
     backbone="cogvideox-5b",
     stages=(
         Stage(
-            name="adapter",
+            name=STAGE,
             train=Train(
                 steps=10_000, batch=1, accumulate=2, learning_rate=1e-5, weight_decay=1e-2, precision="bf16",
                 checkpoint_every=500,
             ),
         ),
     ),
+    data=Data(masks=False, unmasked=0.0, augment=False, flip=False, fit="crop", pace="film"),
     sample=Sample(frames=25, height=480, width=720, steps=50, guidance=6.0, fps=8),
     source="arXiv 2502.06527, section 6.1 and appendix B; guidance is CogVideoX's own (C18); 16 GPUs there",
 )  # fmt: skip
+RECIPES = {
+    "customvideox": PAPER,
+    "customvideox-miniature": replace(
+        PAPER,
+        backbone="miniature-dit",
+        options={"rank": 64},
+        stages=(
+            replace(
+                PAPER.stages[0],
+                train=replace(
+                    PAPER.stages[0].train, steps=2000, batch=8, accumulate=1, learning_rate=1e-3, warmup=100,
+                    schedule="cosine", precision="no",
+                ),
+            ),
+        ),
+        sample=None,
+        source="the paper's recipe at the miniature's size: rank, steps and rate are ours; not measured yet",
+    ),
+}  # fmt: skip
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "3D reference attention": {"options": {"tab": False, "erae": False}},
+    "with TAB": {"options": {"tab": True, "erae": False}},
+    "with ERAE": {"options": {"tab": False, "erae": True}},
+    "CustomVideoX": {"options": {"tab": True, "erae": True}},
+    "naive injection": {
+        "options": {"tab": False, "erae": False, "adapted": False, "place": "none", "clean_time": False}
+    },
+}
+"""The rows of the paper's component table, and what it starts from: the reference as a plain frame on the first one."""
 
 
 class CustomVideoX(Method):
@@ -130,19 +163,23 @@ class CustomVideoX(Method):
         "CustomVideoX: 3D Reference Attention Driven Dynamic Adaptation for Zero-Shot Customized Video Diffusion"
         " Transformers"
     )
+    state = "experimental: no film of a trained adapter has been measured yet"
     config_type = CustomVideoXConfig
-    recipes: ClassVar = {"customvideox": PAPER}
-    ablation: ClassVar = {
-        "3D reference attention": {"options": {"tab": False, "erae": False}},
-        "with TAB": {"options": {"tab": True, "erae": False}},
-        "with ERAE": {"options": {"tab": False, "erae": True}},
-        "CustomVideoX": {"options": {"tab": True, "erae": True}},
-    }
+    recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
+    ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
+    paired = True
 
     def __init__(self, backbone: Backbone, config: CustomVideoXConfig | None = None) -> None:
+        """Fresh adapters, which change nothing.
+
+        Raises:
+            StarringError: if the backbone is no transformer over text and video, or its positions are not rotary.
+        """
         super().__init__(backbone, config)
         self.adapters = nn.ModuleDict()
-        for name, site in backbone.sites("joint").items():
+        sites = backbone.sites("joint")
+        backbone.require_reference()
+        for name, site in sites.items():
             found: Any = site
             layers = {"to_q": found.to_q, "to_k": found.to_k, "to_v": found.to_v, "to_out": found.to_out[0]}
             # A dot would nest in the state dict.
@@ -152,13 +189,18 @@ class CustomVideoX(Method):
         self._view = View()
         self._read_for: tuple[Tensor, int] | None = None
 
+    @property
+    def referenced(self) -> bool:
+        """Always: that is the method."""
+        return True
+
     @contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
         """Every joint attention layer attends to the reference of the present call."""
 
         def make(name: str, _: nn.Module, previous: Any) -> ReferenceAttention:
-            own: Any = self.adapters[name.replace(".", "__")]
-            return ReferenceAttention(name, {which: own[which] for which in LINEARS}, lambda: self._view, previous)
+            own: Any = self.adapters[name.replace(".", "__")] if self.config.adapted else {}
+            return ReferenceAttention(name, {which: own[which] for which in own}, lambda: self._view, previous)
 
         try:
             with swap(backbone.sites("joint"), make):
@@ -230,10 +272,31 @@ class CustomVideoX(Method):
             return draw(self, backbone, request)
 
     def learns(self, stage: str) -> Iterable[nn.Parameter]:
-        """All adapters, in the stage ``adapter``."""
-        if stage != "adapter":
-            raise unknown("stage of customvideox", stage, ("adapter",))
-        return self.parameters()
+        """All adapters that anything reads, in the stage ``adapter``.
+
+        Raises:
+            StarringError: for another stage.
+        """
+        if stage != STAGE:
+            raise unknown("stage of customvideox", stage, (STAGE,))
+        idle = {id(parameter) for parameter in self.idle()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in idle]
+
+    def idle(self) -> Iterable[nn.Parameter]:
+        """What would change the reference's own queries in the last block: they are dropped with the reference.
+
+        The paper counts them (appendix B: 4 layers of each block).
+        """
+        *_, last = self.adapters.values()
+        unread = () if self.config.everywhere else ("to_q", "to_out")
+        return [parameter for which in unread for parameter in last.get_submodule(which).parameters()]
+
+    def described(self, state: Mapping[str, Tensor]) -> str:
+        """Rank, layers and width of the low-rank changes in a state dict."""
+        downs = [value for name, value in state.items() if name.endswith("down.weight") and value.ndim == 2]
+        if not downs:
+            return super().described(state)
+        return f"low-rank changes of rank {len(downs[0])} for {len(downs)} layers of width {downs[0].shape[1]}"
 
     def _beside(
         self,

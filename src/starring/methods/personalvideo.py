@@ -29,7 +29,7 @@ from starring.diffusion.sampling import trajectory
 from starring.errors import StarringError, unknown
 from starring.layers.attach import branch
 from starring.layers.branches import LowRank
-from starring.methods.base import PLACEHOLDER, Batch, Losses, Request
+from starring.methods.base import PLACEHOLDER, Batch, Losses, Request, plainly
 from starring.methods.words import WORDS_STAGE, Worded, class_rows, inside, masked_error, timesteps
 from starring.perception.identity import Identity
 from starring.perception.jitter import jitter
@@ -84,8 +84,15 @@ class PersonalVideoConfig:
     """Jitter of brightness, contrast and saturation of what the reward sees."""
     hue: float = 0.05
     """Jitter of its hue, as a share of the circle."""
+    noise: float = 0.0
+    """Most noise that is added to it, as a standard deviation of pixels in [0, 1]; the paper has none."""
     flip: bool = True
     """Mirror half of what the reward sees."""
+    semantic: float = 0.0
+    """Weight of a second reward: the cosine of the same frame, whole, with its prompt, by CLIP. 0 is the paper's."""
+    clip: str = ""
+    """Who compares them (:func:`starring.perception.encoders.load_clip`); empty takes the bundled one in its world, and
+    ViT-B/32 elsewhere. The same network's CLIP-T is then no independent score."""
     tries: int = 2
     """Frames that are looked at, one after the other, until one shows the subject (P8)."""
     eyes: str = ""
@@ -111,9 +118,10 @@ class PersonalVideoConfig:
             raise StarringError(f"share is {self.share}, but it must lie in (0, 1]: the last part of the steps.")
         if not 0 <= self.correlation < 1:
             raise StarringError(f"The noise prior's correlation is {self.correlation}, but it must lie in [0, 1).")
-        for name, least in (("steps", 1), ("tries", 1), ("pool", 0), ("simulated", 0), ("penalty", 0)):
-            if getattr(self, name) < least:
-                raise StarringError(f"{name} is {getattr(self, name)}, but it must be at least {least}.")
+        least = {"steps": 1, "tries": 1, "pool": 0, "simulated": 0, "penalty": 0, "semantic": 0, "noise": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise StarringError(f"{name} is {getattr(self, name)}, but it must be at least {bound}.")
         lacking = [prompt for prompt in self.prompts if PLACEHOLDER not in prompt]
         if lacking:
             raise StarringError(f"The simulated prompt '{lacking[0]}' does not name the subject. Put {PLACEHOLDER} in.")
@@ -139,12 +147,12 @@ RECIPES = {
     "personalvideo-miniature": replace(
         PAPER,
         backbone="miniature",
-        options={"world": "miniature", "rank": 16, "colour": 0.05, "hue": 0.01, "steps": 8, "pool": 24},
+        options={"world": "miniature", "rank": 16, "colour": 0.1, "hue": 0.01, "noise": 0.1, "steps": 8, "pool": 24},
         stages=(
             replace(PAPER.stages[0], train=Train(steps=120, batch=4, learning_rate=1e-2)),
             replace(
                 PAPER.stages[1],
-                train=Train(steps=100, batch=1, learning_rate=1e-3, checkpoint_every=50),
+                train=Train(steps=60, batch=1, learning_rate=5e-4, checkpoint_every=30),
                 backbone="",
             ),
         ),
@@ -249,11 +257,19 @@ class PersonalVideo(Worded):
     # --- stage 2: reward on generated films -----------------------------------------------------------------------
 
     def _rewarded(self, backbone: Backbone, batch: Batch, identity: Identity) -> Losses:
-        """``mean over films of 1 - cos`` plus lambda times the weight-space loss; films without the subject are out."""
+        """``mean over films of 1 - cos`` plus lambda times the weight-space loss; films without the subject are out.
+
+        A semantic reward adds its own ``1 - cos``, with its weight.
+
+        Raises:
+            StarringError: if there is such a reward and nobody to give it.
+        """
+        if self.config.semantic and identity.clip is None:
+            raise StarringError("A semantic reward compares frames with prompts, so the identity has to bring a CLIP.")
         with self.attached(backbone):
             rewards = [self._reward(backbone, identity, batch.generator) for _ in batch.latents]
         seen = [reward for reward in rewards if reward is not None]
-        finite = [reward for reward in seen if bool(reward.isfinite())]
+        finite = [reward for reward in seen if all(bool(each.isfinite()) for each in reward.values())]
         penalty = self.penalty()
         total = self.config.penalty * penalty
         parts = {
@@ -261,27 +277,40 @@ class PersonalVideo(Worded):
             "seen": torch.tensor(len(seen) / len(rewards)),
             "skipped": torch.tensor(float(len(rewards) - len(finite))),
         }
-        if finite:
-            likeness = torch.stack(finite).mean()
-            total, parts["likeness"] = total + 1 - likeness, likeness.detach()
+        for name in finite[0] if finite else ():
+            mean = torch.stack([reward[name] for reward in finite]).mean()
+            weight = self.config.semantic if name == "semantics" else 1.0
+            total, parts[name] = total + weight * (1 - mean), mean.detach()
         return Losses(total=total, parts=parts, void=bool(seen) and not finite)
 
-    def _reward(self, backbone: Backbone, identity: Identity, generator: torch.Generator | None) -> Tensor | None:
-        """The cosine between one frame of a fresh film and one photograph (P1, P5, P6); ``None`` if nobody is seen."""
-        film = self.film(backbone, generator)
+    def _reward(
+        self, backbone: Backbone, identity: Identity, generator: torch.Generator | None
+    ) -> dict[str, Tensor] | None:
+        """What one frame of a fresh film is worth; ``None`` if nobody is seen on it (P1, P5, P6).
+
+        ``likeness`` is its cosine with one photograph, ``semantics``, where that is rewarded, with the film's prompt.
+        """
+        film, prompt = self.film(backbone, generator)
         order = torch.randperm(film.shape[2], generator=generator)
         which = torch.randint(len(identity.references), (), generator=generator)
         for frame in order[: self.config.tries].tolist():
             pixels = backbone.decode_video(film[:, :, frame : frame + 1])[:, :, 0]
-            crops, shown = identity.eyes.crop((pixels.clamp(-1, 1) + 1) / 2)
+            shot = (pixels.clamp(-1, 1) + 1) / 2
+            crops, shown = identity.eyes.crop(shot)
             if shown:
                 c = self.config
-                worn = jitter(crops, generator, colour=c.colour, hue=c.hue, flip=c.flip)
-                return (identity.eyes.encoder.images(worn)[0] * identity.references[which].to(worn.device)).sum()
+                worn = jitter(crops, generator, colour=c.colour, hue=c.hue, flip=c.flip, noise=c.noise)
+                seen = identity.eyes.encoder.images(worn)[0]
+                found = {"likeness": (seen * identity.references[which].to(worn.device)).sum()}
+                if identity.clip is not None:
+                    with torch.no_grad():
+                        (meant,) = identity.clip.texts([plainly(prompt, c.class_word)])
+                    found["semantics"] = (identity.clip.images(shot)[0] * meant).sum()
+                return found
         return None
 
-    def film(self, backbone: Backbone, generator: torch.Generator | None = None) -> Tensor:
-        """A training film of a random prompt, ``1 c f h w``, with gradient to the adapter; call it inside ``attached``.
+    def film(self, backbone: Backbone, generator: torch.Generator | None = None) -> tuple[Tensor, str]:
+        """A training film, ``1 c f h w``, with gradient to the adapter, and its prompt; call it inside ``attached``.
 
         The steps before the adapter opens run without gradient, and once only for a kept start.
 
@@ -295,7 +324,8 @@ class PersonalVideo(Worded):
         source = torch.Generator().manual_seed(int(number)) if c.pool else generator
         with backbone.still() if alone else nullcontext():
             with torch.no_grad():
-                asked = self.prompt(prompts[int(number) % len(prompts)])
+                prompt = prompts[int(number) % len(prompts)]
+                asked = self.prompt(prompt)
                 text = backbone.encode_text([asked] if c.guidance == 1 else [backbone.sample.negative, asked])
 
             def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -311,7 +341,7 @@ class PersonalVideo(Worded):
             scheduler = backbone.scheduler()
             for step in trajectory(predict, scheduler, x, c.steps, c.guidance, closed, generator=source):
                 x = step.x
-            return x
+            return x, prompt
 
     @torch.no_grad()
     def _begun(

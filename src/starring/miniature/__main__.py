@@ -30,8 +30,8 @@ def build(
     """Train and export parts of the bundled weights; all of them, in order, when none is named. Resumes by itself.
 
     Args:
-        parts: corpus, vae, latents, decoder, unet, motion, student, clip, dino, segmenter, judges, identity; of the
-            second miniature clips, video_vae, video_latents, dit.
+        parts: corpus, vae, latents, decoder, unet, motion, student, control, clip, dino, segmenter, judges, identity;
+            of the second miniature clips, video_vae, video_latents, dit, pairs, adapter.
         folder: where the corpus and the training states lie.
         minutes: stop each part after so long; the state is kept.
         threads: CPU threads; 0 leaves it to torch.
@@ -59,12 +59,19 @@ def build(
 
 
 def gates(
-    *, images: int = 60, films: int = 24, second: bool = False, student: bool = False, write: bool = False
+    *,
+    images: int = 60,
+    films: int = 24,
+    second: bool = False,
+    student: bool = False,
+    control: bool = False,
+    write: bool = False,
 ) -> None:
     """Measure the bundled weights on material that nothing was trained on.
 
     Args:
         second: measure the second film model, miniature-dit, instead of everything else.
+        control: measure how films follow the ControlNet miniature-edges instead.
         student: measure the four-step model, miniature-lcm, against its teacher instead.
         images: pictures made from prompts.
         films: films made from prompts.
@@ -73,10 +80,9 @@ def gates(
     from starring.miniature import gates as measures
     from starring.miniature.export import WEIGHTS
 
-    if second:
-        values = measures.measure_dit(films=films)
-    elif student:
-        values = measures.measure_student(films=films)
+    chosen = "dit" if second else "student" if student else "control" if control else ""
+    if chosen:
+        values = getattr(measures, f"measure_{chosen}")(films=films)
     else:
         values = measures.measure(images=images, films=films)
     table = Table("measure", "target", "reached", "")
@@ -88,7 +94,7 @@ def gates(
         table.add_row(name, f"{sign} {target:g}", f"{value:.3f}", "yes" if measures.passed(name, value) else "not yet")
     console.print(table)
     if write:
-        file = "gates-dit.json" if second else "gates-student.json" if student else "gates.json"
+        file = f"gates-{chosen}.json" if chosen else "gates.json"
         (WEIGHTS / file).write_text(json.dumps({k: round(v, 4) for k, v in values.items()}, indent=2) + "\n")
 
 

@@ -17,8 +17,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from starring.errors import StarringError, unknown
 from starring.miniature import (
+    adapter,
     cinema,
     clips,
+    control,
     corpus,
     dit,
     export,
@@ -27,17 +29,18 @@ from starring.miniature import (
     judges,
     latents,
     models,
+    pairs,
     pretrain,
     student,
 )
 from starring.miniature.fit import Loss, Trainer
 
 PARTS = (
-    "corpus", "vae", "latents", "decoder", "unet", "motion", "student", "clip", "dino", "segmenter", "judges",
-    "identity",
+    "corpus", "vae", "latents", "decoder", "unet", "motion", "student", "control", "clip", "dino", "segmenter",
+    "judges", "identity",
 )  # fmt: skip
 """In the order in which they can be built."""
-SECOND = ("clips", "video_vae", "video_latents", "dit")
+SECOND = ("clips", "video_vae", "video_latents", "dit", "pairs", "adapter")
 """The second miniature's parts, in order; its VAE starts from the first one's."""
 Report = Callable[[str, int, int], None]
 """Hears a part's name, what is done of it and what there is to do."""
@@ -91,6 +94,10 @@ def build(
             tell(part, n + 1, shards)
     elif part == "video_latents":
         clips.encode_corpus(folder, load_video_vae(folder), tell)
+    elif part == "pairs":
+        pairs.build(folder / "pairs", report=tell)
+    elif part == "adapter":
+        adapter.build(folder, seconds, tell, steps, bf16)
     elif part == "judges":
         image, motion = judges.image_trainer(folder), judges.motion_trainer(folder)
         _train("judge of images", image, judges.image_loss(folder, image), seconds, tell)
@@ -104,6 +111,10 @@ def build(
         _train(part, trainer, loss, seconds, tell)
         if part in ("vae", "decoder", "unet", "motion"):
             export_film(folder)
+        elif part == "control":
+            net = control.control(load_unet(folder)[0])
+            net.load_state_dict(_below(_average(folder, part), "control."))
+            export.put(export.WEIGHTS / part, net)
         elif part == "student":
             export.student(student.lora(_average(folder, part)))
         elif part in SECOND:
@@ -124,6 +135,10 @@ def _training(part: str, folder: Path) -> tuple[Trainer, Loss]:
         film, text = student.parts()
         trainer = student.trainer(folder, film)
         return trainer, student.loss(folder, trainer, film, text)
+    if part == "control":
+        unet, text = load_unet(folder)
+        trainer = control.trainer(folder, unet)
+        return trainer, control.loss(folder, trainer, unet, text)
     if part == "vae":
         trainer = pretrain.vae_trainer(folder)
         return trainer, pretrain.vae_loss(folder, trainer)

@@ -40,16 +40,24 @@ def timesteps(rng: np.random.Generator, count: int) -> Tensor:
     return torch.from_numpy(t.astype(np.int64).clip(0, 999))
 
 
-def _noised(x: Tensor, t: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
+def noised(x: Tensor, t: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents at their timesteps, and the noise in them."""
     noise = torch.randn_like(x)
     level = alphas[t].view(-1, *[1] * (x.ndim - 1))
     return level.sqrt() * x + (1 - level).sqrt() * noise, noise
 
 
-def _tokens(shelf: Shelf, rows: np.ndarray, rng: np.random.Generator, empty: np.ndarray) -> Tensor:  # pyright: ignore
-    tokens = shelf.get("tokens", rows).astype(np.int64)[np.arange(len(rows)), rng.integers(CAPTIONS, size=len(rows))]
-    tokens[rng.random(len(rows)) < DROP] = empty
-    return torch.from_numpy(tokens)
+def tokens(
+    shelf: Shelf,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    empty: np.ndarray,
+    drop: float = DROP,  # pyright: ignore
+) -> Tensor:
+    """One caption of each row, ``b k``, some of them left out."""
+    found = shelf.get("tokens", rows).astype(np.int64)[np.arange(len(rows)), rng.integers(CAPTIONS, size=len(rows))]
+    found[rng.random(len(rows)) < drop] = empty
+    return torch.from_numpy(found)
 
 
 def unet_trainer(build: Path) -> Trainer:
@@ -72,8 +80,8 @@ def unet_loss(build: Path, trainer: Trainer) -> Loss:
         rows = rng.integers(len(shelf), size=trainer.plan.batch)
         x = torch.from_numpy(shelf.get("latents", rows).astype(np.float32))
         t = timesteps(rng, len(rows))
-        noisy, noise = _noised(x, t, alphas)
-        words = text(input_ids=_tokens(shelf, rows, rng, empty)).last_hidden_state
+        noisy, noise = noised(x, t, alphas)
+        words = text(input_ids=tokens(shelf, rows, rng, empty)).last_hidden_state
         out = unet(noisy.contiguous(memory_format=torch.channels_last), t, words).sample
         error = (out.float() - noise).square().mean((1, 2, 3))
         # The error of v, not of the noise: where noise is high the latter hardly depends on the words.
@@ -109,9 +117,9 @@ def motion_loss(build: Path, trainer: Trainer, film: UNetMotionModel, text: CLIP
         x = torch.from_numpy(shelf.get("latents", rows).astype(np.float32)).transpose(1, 2)
         # Where things move is settled at high noise, how they cohere at middle noise.
         t = torch.from_numpy((rng.random(len(rows)) ** 0.8 * 1000).astype(np.int64))
-        noisy, noise = _noised(x, t, alphas)
+        noisy, noise = noised(x, t, alphas)
         with torch.no_grad():
-            words = text(input_ids=_tokens(shelf, rows, rng, empty)).last_hidden_state
+            words = text(input_ids=tokens(shelf, rows, rng, empty)).last_hidden_state
         out = film(noisy, t, words.repeat_interleave(x.shape[2], 0)).sample
         error = F.mse_loss(out.float(), noise, reduction="none").mean((1, 2, 3, 4))
         weight = (1 / alphas[t]).clamp_max(HIGHEST)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from starring.backbones.base import Backbone
+from starring.data.edges import edges
 from starring.diffusion.noise import white
 from starring.diffusion.sampling import sample
+from starring.layers.control import controlled
 from starring.miniature import identity, world
 from starring.miniature.captions import MOTION_WORDS, SCENE_WORDS, caption
 from starring.miniature.colours import COLOURS, GROUPS, group_of
@@ -58,9 +62,11 @@ STUDENT_TARGETS: dict[str, tuple[str, float]] = {
     "student_kind_loss": ("<=", 0.1),
 }
 """What the four-step model may lose of the shares that its teacher reaches in 25 steps, at the same prompts."""
+CONTROL_TARGETS: dict[str, tuple[str, float]] = {"control_overlap": (">=", 0.6)}
+"""How well films follow the edges of a clip: the subject's place in both, intersection over union."""
 
 
-ALL_TARGETS = TARGETS | DIT_TARGETS | STUDENT_TARGETS
+ALL_TARGETS = TARGETS | DIT_TARGETS | STUDENT_TARGETS | CONTROL_TARGETS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,6 +335,34 @@ def measure(images: int = 60, films: int = 24) -> dict[str, float]:
     values |= identities()
     values |= pictures(backbone, image, images)
     return values | motion_pictures(backbone, image, motion, films)
+
+
+def measure_control(films: int = 12) -> dict[str, float]:
+    """How far films from prompts follow the edges of rendered clips, and what they do without."""
+    from diffusers import ControlNetModel
+
+    from starring.backbones.presets import load_backbone
+    from starring.miniature.export import WEIGHTS
+    from starring.perception.segment import load_segmenter
+
+    backbone, eye = load_backbone("miniature"), load_segmenter("miniature")
+    network = ControlNetModel.from_pretrained(WEIGHTS / "control").eval()
+    found: dict[str, list[float]] = {"control_overlap": [], "overlap_without_control": []}
+    for i, asked in enumerate(prompts(films, seed=9)):
+        shot = world.stage(held_out_identity(i, asked.kind), asked.scene, asked.motion, "normal", 1, i)
+        frames = list(world.film(shot))
+        seen = torch.from_numpy(edges(np.stack([frame.image for frame in frames]))).movedim(-1, 1).float() / 255
+        true = np.stack([frame.mask for frame in frames])
+        for name, around in (
+            ("control_overlap", controlled(backbone.denoiser, network, seen)),
+            ("overlap_without_control", nullcontext()),
+        ):
+            with around:
+                film = shoot(backbone, [asked.text], world.FRAMES, 12)[0]
+            pictures = [Image.fromarray(p) for p in ((film.movedim(0, -1) + 1) * 127.5).round().byte().numpy()]
+            masks = np.stack([mask.numpy() > 0.5 for mask in eye.segment(pictures, asked.kind)])
+            found[name].append(float((masks & true).sum() / max((masks | true).sum(), 1)))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def measure_dit(films: int = 24) -> dict[str, float]:

@@ -29,6 +29,7 @@ IDENTITY = 128
 """Length of an identity embedding."""
 CROP = 48
 """Side in pixels of what the identity encoders see."""
+DINO_WIDTH = 96
 
 
 def vae() -> AutoencoderKL:
@@ -106,7 +107,7 @@ def clip() -> CLIPModel:
 
 def dino() -> ViTModel:
     """A self-supervised image encoder; its class token is the embedding."""
-    return ViTModel(ViTConfig(**_vision(hidden=96, layers=4)), add_pooling_layer=False)
+    return ViTModel(ViTConfig(**_vision(hidden=DINO_WIDTH, layers=4)), add_pooling_layer=False)
 
 
 def segmenter() -> CLIPSegForImageSegmentation:

@@ -27,7 +27,7 @@ from transformers import ConvNextModel
 from starring.errors import StarringError
 from starring.perception import iresnet
 from starring.perception.align import align, around, crop_square, similarity
-from starring.perception.encoders import ImageEncoder, load_dino
+from starring.perception.encoders import CLIP, ImageEncoder, load_dino
 from starring.perception.faces import POINTS, SIDE, YuNet
 from starring.perception.loading import Frozen, bundled, load, short
 from starring.perception.segment import Segmenter
@@ -257,6 +257,8 @@ class Identity:
     """Who looks."""
     references: Tensor
     """Unit vectors ``r d`` of the photographs, at least one."""
+    clip: CLIP | None = None
+    """Says how well a frame shows its prompt, where that is rewarded too."""
 
 
 def known(eyes: IdentityEyes, pictures: Sequence[Tensor], names: Sequence[str], which: str = "") -> Identity:

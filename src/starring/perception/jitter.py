@@ -19,8 +19,9 @@ def jitter(
     colour: float = 0.2,
     hue: float = 0.05,
     flip: bool = True,
+    noise: float = 0.0,
 ) -> Tensor:
-    """Brightness, contrast, saturation and hue of each picture changed a little, and half of them mirrored.
+    """Brightness, contrast, saturation and hue of each picture changed a little, half of them mirrored, noise added.
 
     Args:
         pixels: ``b 3 H W`` in [0, 1].
@@ -28,9 +29,10 @@ def jitter(
         colour: brightness, contrast and saturation are multiplied by a factor in ``[1 - colour, 1 + colour]``.
         hue: largest turn of the hue, as a share of the circle.
         flip: mirror half of the pictures.
+        noise: most noise, as a standard deviation; each picture gets its own share of it.
 
     Returns:
-        ``b 3 H W`` in [0, 1], differentiable with respect to the pixels.
+        ``b 3 H W`` in [0, 1] before the noise, differentiable with respect to the pixels.
     """
     draws = torch.rand(len(pixels), 5, generator=generator).to(pixels.device)
     factor = (1 + colour * (2 * draws[:, :3] - 1)).to(pixels)[:, :, None, None, None]
@@ -42,7 +44,11 @@ def jitter(
     coloured = grey + factor[:, 2] * (contrasted - grey)
     turned = _turned(coloured, hue * (2 * draws[:, 3] - 1))
     mirrored = (draws[:, 4] < 0.5) & flip
-    return torch.where(mirrored[:, None, None, None], turned.flip(-1), turned).clamp(0, 1)
+    changed = torch.where(mirrored[:, None, None, None], turned.flip(-1), turned).clamp(0, 1)
+    if not noise:
+        return changed
+    strength = noise * torch.rand(len(pixels), 1, 1, 1, generator=generator)
+    return changed + (strength * torch.randn(pixels.shape, generator=generator)).to(pixels)
 
 
 def _grey(pixels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import importlib.util
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import cv2
@@ -45,6 +45,8 @@ class Instance:
     """Where it is: boolean ``H W`` at the picture's own size, on the CPU."""
     score: float
     """How certain the network is that this is what was asked for, in [0, 1]."""
+    place: int = 0
+    """Which of its picture's findings it was, in the network's own order, from 0; of a mask's pieces from the top."""
 
     @property
     def weight(self) -> float:
@@ -92,6 +94,11 @@ class Segmenter(Frozen, ABC):
         return masks
 
 
+def suited(backbone: str) -> str:
+    """The name of the segmenter that suits a backbone by its name: that of the bundled world, or the best there is."""
+    return "miniature" if backbone.startswith("miniature") else "auto"
+
+
 def asked(text: str) -> str:
     """``text`` without stray white space.
 
@@ -105,8 +112,26 @@ def asked(text: str) -> str:
 
 
 def weightiest_first(found: Sequence[Instance]) -> list[Instance]:
-    """Instances by falling :attr:`Instance.weight`; what has no pixel is left out."""
-    return sorted((each for each in found if each.weight > 0), key=lambda each: -each.weight)
+    """Instances, given in the network's own order, by falling :attr:`Instance.weight`; without those of no pixel."""
+    placed = [replace(each, place=place) for place, each in enumerate(found)]
+    return sorted((each for each in placed if each.weight > 0), key=lambda each: -each.weight)
+
+
+class First(Segmenter):
+    """Another segmenter, of whose findings the first one is the subject, as in VCD's released code."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__({"segmenter": segmenter})
+        self.inner = segmenter
+
+    @property
+    def id(self) -> str:
+        """The other segmenter's, and how it chooses; see :attr:`Segmenter.id`."""
+        return f"first of {self.inner.id}"
+
+    def instances(self, images: Sequence[Image.Image], text: str) -> list[list[Instance]]:
+        """What the other finds, in its own order; see :meth:`Segmenter.instances`."""
+        return [sorted(found, key=lambda each: each.place) for found in self.inner.instances(images, text)]
 
 
 def tidy(mask: Tensor, specks: float) -> Tensor:

@@ -73,7 +73,8 @@ def redrawn(
     sample = replace(shared.sample, frames=len(frames), height=frames.shape[1], width=frames.shape[2])
     request = Request(
         prompt=scene.prompt, sample=sample, correlation=shared.correlation, generator=generator, noise=noise, init=init,
-        strength=strength, on_step=partial(_told, scene.tell, what, first_step(strength, sample.steps)),
+        reference=shared.reference, entity=shared.entity, strength=strength,
+        on_step=partial(_told, scene.tell, what, first_step(strength, sample.steps)),
     )  # fmt: skip
     held = control(backbone, pixels) if control is not None else nullcontext()
     with speaking(backbone, shared.speaker), held:

@@ -62,8 +62,8 @@ def again(photographs: Photographs) -> Subject:
     if photographs.folder is None or not Path(photographs.folder).exists():
         where = f"{photographs.folder}, which is gone" if photographs.folder else "memory only"
         raise StarringError(
-            f"A reward compares the film with the photographs of {photographs.name}, which were in {where}. Put them"
-            " back, or film without a reward."
+            f"The film needs the photographs of {photographs.name}, which were in {where}. Put them back, or film"
+            " without a reward, or beside another picture: --reference."
         )
     subject = Subject.from_folder(photographs.folder, photographs.class_word, photographs.name)
     known = set(photographs.digests.values())

@@ -1,0 +1,217 @@
+"""PersonalVideo on held-out subjects of the miniature: is it more like them than its rivals, and does it still move?
+
+    python benchmarks/personalvideo_miniature.py --people 6 --others 6 --seeds 2
+
+Each subject is learned from six photographs by VCD, by textual inversion with a LoRA (BridgeIV's first stage), and by
+PersonalVideo, which also learns it from a single one. All film the same prompts with the same seeds, as the untuned
+model does with the class word. Identity is told by the encoder that rewards nothing, against six photographs in other
+scenes that nobody learned from; the ceiling is the subject really rendered doing what the prompt says. No checkpoint is
+chosen: the last one is filmed. Subjects are finished one after the other, and what was made is kept, so that it goes on
+where it was stopped and the table holds whoever is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from vcd_miniature import real_films
+
+from starring.backbones.base import Backbone
+from starring.backbones.presets import load_backbone
+from starring.config import Recipe, to_json
+from starring.data.files import write_json
+from starring.data.prompts import plain, suite
+from starring.data.subject import Subject
+from starring.evaluate.shots import Ledger, Order, Shot, Studio
+from starring.generate.films import fingerprint
+from starring.learn import learn, resume
+from starring.methods import build, recipe
+from starring.metrics.copying import kept_motion
+from starring.metrics.protocols import Protocol
+from starring.metrics.statistics import estimate
+from starring.metrics.suite import Judge, References, load_judge
+from starring.miniature import album, world
+from starring.miniature.shapes import CLASSES, PEOPLE
+from starring.run import Run
+
+console = Console()
+SCORES = ("identity", "dino_i", "clip_t", "motion_top")
+FLOOR, CEILING = "untuned model", "the subject itself"
+PV, PV_ONE = "PersonalVideo", "PersonalVideo, one photograph"
+
+
+def ways() -> dict[str, tuple[Recipe, int]]:
+    """The rows that learn: their recipes and how many of the photographs they are given."""
+    lora = recipe("bridgeiv-miniature")
+    lora = replace(lora, options={**lora.options, "structure": False, "texture": False})
+    own = recipe("personalvideo-miniature")
+    return {
+        "VCD": (recipe("vcd-miniature"), 6),
+        "textual inversion + LoRA": (lora, 6),
+        PV: (own, 6),
+        PV_ONE: (own, 1),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """What all subjects share."""
+
+    backbone: Backbone
+    judge: Judge
+    steps: int
+    seeds: int
+
+
+def cast(people: int, others: int, development: bool) -> list[world.Identity]:
+    """Subjects that no training saw, persons and others in turn."""
+    rest = [kind for kind in CLASSES if kind not in PEOPLE]
+
+    def row(kinds: Sequence[str], count: int, first: int) -> list[world.Identity]:
+        seeds = (10 * (first + i) + (1 if development else 0) for i in range(count))
+        return [world.identity(seed, kinds[i % len(kinds)]) for i, seed in enumerate(seeds)]
+
+    humans, things = row(sorted(PEOPLE, reverse=True), people, 61), row(rest, others, 31)
+    longest = max(people, others)
+    return [who for i in range(longest) for each in (humans, things) for who in each[i : i + 1]]
+
+
+def learned(subject: Subject, chosen: Recipe, backbone: Backbone, folder: Path, name: str) -> Run:
+    """The finished run, learned now unless it was before."""
+    place = folder / name
+    if not place.exists():
+        return learn(chosen.method, subject, backbone, chosen, folder, name=name)
+    run = Run.open(place)
+    return run if run.finished else resume(place, backbone, subject)
+
+
+def filmed(run: Run, customized: bool, studio: Studio, known: References, crew: Crew) -> list[Shot]:
+    """A run's films of all prompts and seeds, or the untuned model's."""
+    record = run.record
+    word, options = record.subject.class_word, dict(record.recipe.options)
+    gamma = build(record.recipe.method, crew.backbone, options).correlation if customized else 0.0
+    weights = hashlib.sha256(run.weights.read_bytes()).hexdigest() if customized else None
+    sample = replace(record.recipe.sample or crew.backbone.sample, steps=crew.steps)
+    return [
+        studio.shot(
+            Order(
+                run=run, customized=customized, prompt=prompt, said=plain(prompt, word), seed=seed, sample=sample,
+                correlation=gamma, weights=weights,
+            ),
+            crew.backbone, known,
+        )
+        for prompt in suite("miniature", word)
+        for seed in range(crew.seeds)
+    ]  # fmt: skip
+
+
+def told(shot: Shot) -> dict[str, float]:
+    """A film's scores; where the subject was not found, it is unlike itself."""
+    return {"identity": 0.0} | {key: score.value for key, score in shot.scores.items()}
+
+
+def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, list[dict[str, float]]]:
+    """Scores of all films of one subject, by row; learned and filmed now unless they were before."""
+    name = f"{who.kind}-{who.seed}"
+    place = folder / "photographs" / name
+    if not (place / "subject.json").exists():
+        album.write(place, who)
+    subject = Subject.from_folder(place, class_word=who.kind)
+    unseen = [Image.fromarray(world.render(shot, 256).image) for shot in album.shots(who, 6, seed=1)]
+    known = crew.judge.references(unseen)
+    studio = Studio(Ledger.open(folder / "films" / name), crew.judge, lambda *_: None)
+    found: dict[str, list[dict[str, float]]] = {}
+    for label, (chosen, photographs) in ways().items():
+        given = subject.choose(range(photographs))
+        run = learned(given, chosen, crew.backbone, folder / "runs", f"{name}-{chosen.method}-{photographs}")
+        if FLOOR not in found:
+            found[FLOOR] = [told(shot) for shot in filmed(run, False, studio, known, crew)]
+        found[label] = [told(shot) for shot in filmed(run, True, studio, known, crew)]
+        means = {key: round(sum(film[key] for film in found[label]) / len(found[label]), 3) for key in SCORES}
+        console.print(f"{name}, {label}: {means}")
+    prompts = suite("miniature", who.kind)
+    found[CEILING] = [
+        {
+            key: score.value
+            for key, score in crew.judge.score(pixels, plain(prompt, who.kind), known, class_word=who.kind).items()
+        }
+        for prompt, pixels in real_films(who, prompts)
+    ]
+    return found
+
+
+def _cell(values: Sequence[float]) -> str:
+    value = estimate(values)
+    return f"{value.mean:.3f}" + (f" ± {value.error:.3f}" if value.error is not None else "")
+
+
+def _moved(rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]], label: str) -> str:
+    """The share of the untuned model's motion, with its 95 % interval."""
+    pairs = [
+        (film["motion_top"], base["motion_top"])
+        for row in rows
+        for film, base in zip(row[label], row[FLOOR], strict=True)
+    ]
+    kept = kept_motion([a for a, _ in pairs], [b for _, b in pairs])
+    return "-" if kept is None else f"{kept.share:.2f} ({kept.low:.2f} to {kept.high:.2f})"
+
+
+def table(title: str, rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]]) -> None:
+    """Means over a subject's films, then over subjects with their standard error."""
+    shown = Table(
+        "", "identity", "less PersonalVideo's identity", "DINO-I", "CLIP-T", "motion of the untuned", title=title
+    )
+
+    def mean(films: Sequence[Mapping[str, float]], key: str) -> float:
+        return sum(film[key] for film in films) / len(films)
+
+    for label in rows[0]:
+        behind = "" if label == PV else _cell([mean(r[label], "identity") - mean(r[PV], "identity") for r in rows])
+        cells = {key: _cell([mean(row[label], key) for row in rows]) for key in SCORES[:3]}
+        motion = "" if label in (FLOOR, CEILING) else _moved(rows, label)
+        shown.add_row(label, cells["identity"], behind, cells["dino_i"], cells["clip_t"], motion)
+    console.print(shown)
+
+
+def main(
+    people: int = 6, others: int = 6, seeds: int = 2, steps: int = 25, development: bool = False,
+    out: Path = Path("build/personalvideo-miniature"),
+) -> None:  # fmt: skip
+    """Run the comparison.
+
+    Args:
+        people: how many persons.
+        others: how many other subjects.
+        seeds: films of each prompt.
+        steps: denoising steps of each film.
+        development: take the subjects that settings may be chosen on, not the held-out ones.
+        out: where everything goes.
+    """
+    protocol = Protocol(name="personalvideo-miniature", source="PersonalVideo, section 4.1, in small", metrics=SCORES)
+    judge = load_judge("miniature", protocol=protocol, eyes={"identity": "miniature-score", "segmenter": "miniature"})
+    crew = Crew(backbone=load_backbone("miniature"), judge=judge, steps=steps, seeds=seeds)
+    state = f"{fingerprint(crew.backbone)} {to_json({k: v for k, (v, _) in ways().items()})}"
+    folder = out / hashlib.sha256(state.encode()).hexdigest()[:12]
+    rows: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for who in cast(people, others, development):
+        rows[f"{who.kind}-{who.seed}"] = subject_rows(who, folder, crew)
+        write_json(folder / "results.json", {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": rows})
+        groups = {
+            "persons": [row for name, row in rows.items() if name.split("-")[0] in PEOPLE],
+            "others": [row for name, row in rows.items() if name.split("-")[0] not in PEOPLE],
+            "all": list(rows.values()),
+        }
+        for title, each in groups.items():
+            if each:
+                table(f"{title}: {len(each)}", each)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
