@@ -2,10 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "starring"
@@ -64,6 +63,30 @@ FORBIDDEN_LIBRARIES: dict[str, set[str]] = {
 }
 
 
+@cache
+def tree(file: Path) -> ast.Module:
+    """A file's syntax tree, which many checks look at."""
+    return ast.parse(file.read_text())
+
+
+def each(files: Iterable[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """One test that checks every file and names all that fail: a test for each would cost more than its check."""
+
+    def one(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            wrong: dict[str, str] = {}
+            for file in files:
+                try:
+                    check(file)
+                except AssertionError as error:
+                    wrong[name_of(file)] = str(error)
+            assert not wrong, "\n".join(f"{name}: {what}" for name, what in wrong.items())
+
+        return test
+
+    return one
+
+
 def room(file: Path) -> str:
     """The room a file belongs to: its first folder, or its own name."""
     first = file.relative_to(PACKAGE).parts[0]
@@ -73,7 +96,7 @@ def room(file: Path) -> str:
 def imports(file: Path) -> Iterator[str]:
     """Every absolute dotted name that a file imports, also inside functions and for type checkers only."""
     inside = ("starring", *file.relative_to(PACKAGE).parts[:-1])
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -100,7 +123,7 @@ def allowed(name: str, own: str) -> bool:
 
 def functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function of a file, methods and inner functions too."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -121,19 +144,19 @@ def test_every_room_is_known() -> None:
     assert {room(file) for file in FILES} <= set(ALLOWED)
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@each(FILES)
 def test_rooms_look_down_only(file: Path) -> None:
     strangers = {name for name in ours(file) if not allowed(name, room(file))}
     assert not strangers, f"{name_of(file)} reaches into {sorted(strangers)}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@each(FILES)
 def test_nobody_imports_the_miniature_but_the_presets(file: Path) -> None:
     if room(file) != "miniature" and file != PACKAGE / "backbones" / "presets.py":
         assert not [name for name in ours(file) if name.split(".")[0] == "miniature"]
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@each(FILES)
 def test_rooms_do_without_the_libraries_they_should(file: Path) -> None:
     libraries = {name.split(".")[0] for name in imports(file)}
     assert not libraries & FORBIDDEN_LIBRARIES.get(room(file), set())
@@ -147,63 +170,60 @@ def method_files() -> list[Path]:
     return [file for file in sorted((PACKAGE / "methods").glob("*.py")) if file.stem not in SHARED]
 
 
-@pytest.mark.parametrize("file", method_files(), ids=name_of)
+@each(method_files())
 def test_a_method_knows_no_other_method(file: Path) -> None:
     siblings = {other.stem for other in method_files()} - {file.stem}
     assert not [name for name in ours(file) if name.split(".")[0] == "methods" and set(name.split(".")) & siblings]
 
 
-@pytest.mark.parametrize("file", method_files(), ids=name_of)
+@each(method_files())
 def test_a_method_names_its_paper(file: Path) -> None:
-    text = ast.get_docstring(ast.parse(file.read_text())) or ""
+    text = ast.get_docstring(tree(file)) or ""
     assert re.search(r"arXiv:?\s*\d{4}\.\d{4,5}", text), "the docstring of a method's file gives the paper's arXiv id"
 
 
-@pytest.mark.parametrize("file", [*FILES, *TESTS], ids=name_of)
+@each([*FILES, *TESTS])
 def test_files_are_short(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= FILE_LINES
 
 
-@pytest.mark.parametrize("file", [*FILES, *TESTS], ids=name_of)
+@each([*FILES, *TESTS])
 def test_functions_are_short(file: Path) -> None:
     long = {f.name: lines(f) for f in functions(file)}
     assert not {name: count for name, count in long.items() if count > FUNCTION_LINES}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@each(FILES)
 def test_no_error_is_swallowed_wholesale(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.ExceptHandler):
             caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"everything"}
             assert not caught & {"everything", "Exception", "BaseException"}, f"line {node.lineno}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@each(FILES)
 def test_only_the_command_line_prints(file: Path) -> None:
     if room(file) == "cli" or file.name == "__main__.py":
         return
     calls = {
-        node.func.id
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        node.func.id for node in ast.walk(tree(file)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert "print" not in calls
     assert "rich" not in {name.split(".")[0] for name in imports(file)}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@each(FILES)
 def test_nothing_happens_at_import(file: Path) -> None:
     if file.name == "__main__.py":
         return
-    for node in ast.parse(file.read_text()).body:
+    for node in tree(file).body:
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         assert is_text or not isinstance(node, ast.Expr | ast.For | ast.While | ast.With), f"line {node.lineno}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@each(FILES)
 def test_every_file_says_what_it_is(file: Path) -> None:
-    tree = ast.parse(file.read_text())
-    assert ast.get_docstring(tree) or not tree.body
+    assert ast.get_docstring(tree(file)) or not tree(file).body
 
 
 def text_files() -> list[Path]:
@@ -211,6 +231,6 @@ def text_files() -> list[Path]:
     return [*FILES, *sorted(pages)]
 
 
-@pytest.mark.parametrize("file", text_files(), ids=name_of)
+@each(text_files())
 def test_no_path_of_anybodys_machine_is_in_the_tree(file: Path) -> None:
     assert not re.search(r"(?<![\w.:~/])/(?:root|home|Users|work|mnt|tmp)/\w", file.read_text())

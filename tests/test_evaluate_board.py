@@ -87,6 +87,7 @@ def test_a_single_method_has_no_board_but_a_cost(tmp_path: Path, tiny: Backbone,
     assert judged(run, tiny, judge, seeds=(0,), suite=PROMPTS[:1]).board == first.board, "seconds are kept, not redone"
 
 
+@pytest.mark.slow
 def test_frozen_motion_is_told_first(
     tmp_path: Path, tiny: Backbone, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,7 @@ def test_the_floor_of_a_run_has_its_noise_and_not_its_words(run: Run, tiny: Back
     assert not np.array_equal(floor.frames, film.frames)
 
 
+@pytest.mark.slow
 def test_the_noise_prior_goes_with_anything(run: Run, tiny: Backbone) -> None:
     def frames(which: Run | None, correlation: float | None) -> Any:
         (film,) = generate(which, PROMPT, seed=1, backbone=tiny, correlation=correlation, write=False)
@@ -226,6 +227,7 @@ def test_half_precision_is_remembered(run: Run, tiny_folder: Path) -> None:
     assert np.array_equal(from_sidecar(film.sidecar, write=False).frames, film.frames)
 
 
+@pytest.mark.slow
 def test_everything_a_backbone_was_loaded_with_is_loaded_again(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

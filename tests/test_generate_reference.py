@@ -51,6 +51,7 @@ def test_a_photograph_is_cropped_to_the_film(picture: Path) -> None:
     assert (pixels[0, :, 0] - close).abs().mean() < 0.1
 
 
+@pytest.mark.slow
 def test_the_film_is_made_beside_the_photograph_and_again(run: Run, tiny: Backbone, picture: Path) -> None:
     (film,) = generate(run, PROMPT, seed=7, backbone=tiny, reference=picture)
     (usual,) = generate(run, PROMPT, seed=7, backbone=tiny, write=False)

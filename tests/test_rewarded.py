@@ -80,6 +80,7 @@ def small(steps: int) -> Recipe:
     return replace(whole, stages=stages, data=replace(whole.data, size=32, variants=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["value", "gradient"])
 def test_a_reward_that_is_no_number_changes_nothing_and_is_counted(kind: str, tiny: Backbone, tmp_path: Path) -> None:
     heard: list[str] = []
@@ -103,11 +104,13 @@ def test_a_reward_that_is_no_number_changes_nothing_and_is_counted(kind: str, ti
     assert any(value.any() for name, value in weights.items() if name.endswith("up.weight"))
 
 
+@pytest.mark.slow
 def test_ten_in_a_row_end_it(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(StarringError, match="no number 10 times in a row, at step 12"):
         learn("personalvideo", subject(), tiny, small(12), tmp_path, segmenter=Ellipse(), eyes=eyes("value", range(99)))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_scored_by_another_encoder_than_the_reward(tiny: Backbone, tmp_path: Path) -> None:
     who, heard = subject(), list[Progress]()
     judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))

@@ -64,6 +64,7 @@ def test_what_cannot_be_exchanged(starring: Starring, learned: Path, tiny_folder
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_verify_tells_and_refuses_foreign_films(starring: Starring, learned: Path, tmp_path: Path) -> None:
     code, _, err = starring("generate", learned, "a <*> dog", *ONCE, "--seed", 7, "--out", tmp_path / "films")
     assert code == 0, err

@@ -28,6 +28,7 @@ def robot(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.folder
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_film(starring: Starring, learned: Path, robot: Path, tmp_path: Path) -> None:
     prompt = "a <dog> dog and a <robot> robot"
     code, out, err = starring("generate", learned, prompt, "--with", robot, *SHORT, "--out", tmp_path / "films")

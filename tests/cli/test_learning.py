@@ -65,6 +65,7 @@ def test_a_learned_run_says_what_it_is(learned: Path) -> None:
     assert record["subject"]["class_word"] == "dog"
 
 
+@pytest.mark.slow
 def test_a_run_brings_its_own_backbone(learned: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run, other = Run.open(learned), str(tiny_animatediff(tmp_path / "other", seed=1))
     assert run.record.origin == {"name_or_path": str(tiny_folder)}

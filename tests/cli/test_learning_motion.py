@@ -16,6 +16,7 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_cogvideox(tmp_path_factory.mktemp("dit") / "tiny")
 
 
+@pytest.mark.slow
 def test_learn_film_export_adopt(starring: Starring, dit: Path, eyes: Path, photographs: Path, tmp_path: Path) -> None:
     home = clips(tmp_path / "running", 2)
     (home / "broken.avi").write_bytes(b"no film")

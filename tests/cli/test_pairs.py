@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from starring.backbones.base import Backbone
 from starring.run import Run
 from tests.cli.shell import Starring, refused
@@ -11,6 +13,7 @@ from tests.pairing import cutout, listed, pairs, rows_of
 TRAIN = ("--steps", 1, "--precision", "no", "--options", "rank=2")
 
 
+@pytest.mark.slow
 def test_learn_film_and_what_is_refused(starring: Starring, dit: Backbone, photographs: Path, tmp_path: Path) -> None:
     place, seen = pairs(tmp_path / "pairs", 3), cutout(tmp_path / "dog.png", 1)
     (place / "clips" / "1.mp4").write_bytes(b"no film")

@@ -32,11 +32,13 @@ def on_meta() -> CogVideoX:
     return backbone
 
 
+@pytest.mark.slow
 def test_the_adapter_has_the_papers_size() -> None:
     method = CustomVideoX(on_meta())
     assert sum(p.numel() for p in method.parameters()) == 132_120_576
 
 
+@pytest.mark.slow
 def test_the_cache_of_one_picture_is_counted() -> None:
     """A 480x720 picture through all blocks: keys and values that lie on the tape afterwards."""
     backbone = on_meta()

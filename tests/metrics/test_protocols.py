@@ -58,6 +58,7 @@ def acted(frames: int = 6) -> Tensor:
     return pixels
 
 
+@pytest.mark.slow
 def test_every_score_of_every_paper_with_all_eyes(folder: Path, brought: dict[str, str]) -> None:
     references = [portrait(), *photographs(1)]
     for name, preset in PROTOCOLS.items():

@@ -106,6 +106,7 @@ def test_identity_is_beyond_words() -> None:
     assert all(len({who.body for who in group}) == len(group) for group in twins)
 
 
+@pytest.mark.slow
 def test_captions_reach_every_length_and_every_word_is_one_token() -> None:
     rng = np.random.default_rng(1)
     made = [caption(world.random_shot(rng), rng) for _ in range(3000)]

@@ -23,6 +23,7 @@ from tests.tiny import tiny_cogvideox
 FILM = noise_film(4, 32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANIMATED)
 def test_faces_and_tiles_of_any_methods_film(name: str, tiny: Backbone) -> None:
     scene, finder = scene_of(tiny, name), Known([[(12, 12, 5, 5)]] * 4)

@@ -49,6 +49,7 @@ def test_the_film_is_the_stock_pipelines(tiny: Backbone, tiny_folder: Path, tmp_
     assert (made - without).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_tiles_are_held_and_the_network_is_left_as_it_was(tiny: Backbone, tmp_path: Path) -> None:
     control = load_controlnet(str(tiny_controlnet(tmp_path / "control")), tiny)
     scene, film = scene_of(tiny), noise_film(4, 32, 32)

@@ -158,6 +158,7 @@ def test_a_segmenter_looks_for_faces_too(film: Film, tiny: Backbone, tmp_path: P
         assert "'face'" in made.facts["refined"]["eyes"]["finder"]
 
 
+@pytest.mark.slow
 def test_a_clip_from_elsewhere_needs_a_run_and_a_prompt(run: Run, tiny: Backbone, tmp_path: Path) -> None:
     pixels = torch.from_numpy(noise_film(5, 40, 48)).permute(3, 0, 1, 2).float() / 127.5 - 1
     clip = write_video(tmp_path / "clip.mp4", pixels, fps=12)
