@@ -47,6 +47,11 @@ def noised(x: Tensor, t: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
     return level.sqrt() * x + (1 - level).sqrt() * noise, noise
 
 
+def weights(t: Tensor, alphas: Tensor) -> Tensor:
+    """What makes an error of the noise one of v: where noise is high the former hardly depends on the words."""
+    return (1 / alphas[t]).clamp_max(HIGHEST)
+
+
 def tokens(
     shelf: Shelf,
     rows: np.ndarray,
@@ -84,8 +89,7 @@ def unet_loss(build: Path, trainer: Trainer) -> Loss:
         words = text(input_ids=tokens(shelf, rows, rng, empty)).last_hidden_state
         out = unet(noisy.contiguous(memory_format=torch.channels_last), t, words).sample
         error = (out.float() - noise).square().mean((1, 2, 3))
-        # The error of v, not of the noise: where noise is high the latter hardly depends on the words.
-        weight = (1 / alphas[t]).clamp_max(HIGHEST)
+        weight = weights(t, alphas)
         middle = error.detach()[(t > 300) & (t < 700)].mean().nan_to_num(0.0)
         return {"loss": (weight * error).mean(), "noise": error.mean(), "middle": middle}
 
@@ -122,7 +126,7 @@ def motion_loss(build: Path, trainer: Trainer, film: UNetMotionModel, text: CLIP
             words = text(input_ids=tokens(shelf, rows, rng, empty)).last_hidden_state
         out = film(noisy, t, words.repeat_interleave(x.shape[2], 0)).sample
         error = F.mse_loss(out.float(), noise, reduction="none").mean((1, 2, 3, 4))
-        weight = (1 / alphas[t]).clamp_max(HIGHEST)
+        weight = weights(t, alphas)
         high = (weight * error).detach()[t > 600].mean().nan_to_num(0.0)
         return {"loss": (weight * error).mean(), "noise": error.mean(), "high": high}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from starring.data.edges import edges
 from starring.miniature import models
-from starring.miniature.cinema import HIGHEST, noised, timesteps, tokens
+from starring.miniature.cinema import noised, timesteps, tokens, weights
 from starring.miniature.corpus import Shelf
 from starring.miniature.fit import Loss, Plan, Trainer
 from starring.miniature.words import encode
@@ -57,8 +57,7 @@ def loss(build: Path, trainer: Trainer, unet: UNet2DConditionModel, text: Any) -
             noisy, t, words, down_block_additional_residuals=down, mid_block_additional_residual=middle
         ).sample  # fmt: skip
         error = (out.float() - noise).square().mean((1, 2, 3))
-        # The error of v, not of the noise: at high noise, where layouts are settled, the latter hardly depends on them.
-        weight = (1 / alphas[t]).clamp_max(HIGHEST)
+        weight = weights(t, alphas)
         high = (weight * error).detach()[t > 600].mean().nan_to_num(0.0)
         return {"loss": (weight * error).mean(), "noise": error.mean(), "high": high}
 

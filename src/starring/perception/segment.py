@@ -120,9 +120,11 @@ def weightiest_first(found: Sequence[Instance]) -> list[Instance]:
 class First(Segmenter):
     """Another segmenter, of whose findings the first one is the subject, as in VCD's released code."""
 
+    inner: Segmenter
+    """The other."""
+
     def __init__(self, segmenter: Segmenter) -> None:
-        super().__init__({"segmenter": segmenter})
-        self.inner = segmenter
+        super().__init__({"inner": segmenter})
 
     @property
     def id(self) -> str:
