@@ -16,7 +16,7 @@ from starring.data.motion import Motion
 from starring.data.subject import Subject
 from starring.errors import StarringError
 from starring.evaluate.blend import ROWS, curves, drawn, leaks
-from starring.metrics.motion import course, course_likeness
+from starring.metrics.motion import course, course_likeness, trail
 from starring.metrics.suite import Judge, load_judge
 from starring.run import Run
 from tests.moving import learned
@@ -110,3 +110,53 @@ def test_courses() -> None:
     assert course_likeness(one, torch.zeros(17, 2)) == 0
     truth = np.corrcoef((one - one.mean(0)).flatten().numpy(), (one.flip(1) - one.flip(1).mean(0)).flatten().numpy())
     assert course_likeness(one, one.flip(1)) == pytest.approx(truth[0, 1], abs=1e-9)
+
+
+def test_trails() -> None:
+    """A square that goes right and down; where it is hidden, it is between, and where it never is, there is none."""
+
+    def masks(places: list[tuple[int, int] | None], size: tuple[int, int] = (40, 80)) -> list[torch.Tensor]:
+        found = [torch.zeros(size) for _ in places]
+        for mask, place in zip(found, places, strict=True):
+            if place is not None:
+                mask[place[1] : place[1] + 4, place[0] : place[0] + 4] = 1
+        return found
+
+    way = trail(masks([(0, 0), None, (40, 10), (60, 20), None]))
+    assert way is not None
+    middles = [[1.5, 1.5], [21.5, 6.5], [41.5, 11.5], [61.5, 21.5], [61.5, 21.5]]
+    torch.testing.assert_close(way, torch.tensor(middles, dtype=torch.float64) / torch.tensor([80, 40]))
+    small = trail(masks([(10 + i, 5 + i // 2) for i in range(9)], (20, 30)))
+    large = trail(masks([(4 * i, 2 * i) for i in range(17)], (60, 90)))
+    back = trail(masks([(60 - 4 * i, 40 - 2 * i) for i in range(17)], (60, 90)))
+    assert small is not None
+    assert large is not None
+    assert back is not None
+    assert course_likeness(small, large) > 0.98
+    assert course_likeness(small, back) < -0.98
+    assert trail(masks([None, (3, 3), None])) is None
+
+
+class Bright:
+    """Finds what is brighter than the rest, whatever it is asked for."""
+
+    id = "bright"
+
+    def segment(self, images: list[Image.Image], text: str) -> list[torch.Tensor]:
+        return [
+            torch.from_numpy(np.asarray(image.convert("L")) > (200 if text == "square" else 256)) for image in images
+        ]
+
+
+def test_the_way_of_what_moves_is_compared(run: Run, home: Path, dit: Backbone, judge: Judge) -> None:
+    subject, motion = Subject.from_folder(home / "rex", "square"), Motion.read(home / "running")
+    seen = replace(run, record=replace(run.record, subject=replace(run.record.subject, class_word="square")))
+    found = leaks(
+        seen, subject, motion, ["a <*> dog running"], backbone=dit, sample={"steps": 1}, judge=judge, mover="square",
+        segmenter=Bright(),
+    )  # fmt: skip
+    assert all(set(scores) == {"identity", "motion", "trajectory"} for scores in found.scores.values())
+    assert all(-1 <= scores["trajectory"] <= 1 for scores in found.scores.values())
+    assert "trajectory (centroid)" in found.table.columns
+    with pytest.raises(StarringError, match=r"No clip in .*running shows a cat"):
+        leaks(seen, subject, motion, ["a"], backbone=dit, judge=judge, mover="cat", segmenter=Bright())

@@ -8,10 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import CLIPModel
 
 from starring.backbones.base import Backbone
 from starring.data.motion import Motion
@@ -156,3 +159,24 @@ def test_other_clips_do_not_resume_a_run(run: Run, home: Path, dit: Backbone, tm
     half = stopped(run, home, dit, tmp_path, 1)
     with pytest.raises(StarringError, match="not those that the run was begun with"):
         resume(half, dit, motion=Motion.read(clips(tmp_path / "others", 1)))
+
+
+def test_clips_are_shown_as_the_released_code_shows_them(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
+    motion, seen = Motion.read(home / "running"), dict[bool, Tensor]()
+    for legacy in (False, True):
+        recipe = run.record.recipe
+        recipe = replace(recipe, options={**recipe.options, "legacy_clip_norm": legacy})
+        other = replace(run, record=replace(run.record, recipe=recipe))
+        half = Run.open(stopped(other, home, dit, tmp_path / str(legacy), 1))
+        seen[legacy] = load_file(half.cache / "images.safetensors")["images"]
+    usual, found = seen[False], seen[True]
+    assert not torch.allclose(usual, found, atol=1e-3)
+    network: Any = CLIPModel.from_pretrained(home / "clip")
+    side = network.config.vision_config.image_size
+    for i, embedding in enumerate(found):
+        shots = [image.resize((side, side), Image.Resampling.BICUBIC) for image in motion.frames(i, range(12))]
+        pixels = torch.stack([torch.from_numpy(np.array(shot)).permute(2, 0, 1) for shot in shots]) / 127.5 - 1
+        with torch.no_grad():
+            written = network.get_image_features(pixel_values=pixels)
+        written = getattr(written, "pooler_output", written)
+        assert (written - embedding).norm(dim=1).min() < 0.02 * embedding.norm(), "no frame of the clip was shown"

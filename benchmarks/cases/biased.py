@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from benchmarks.counters import largest
 from benchmarks.harness import Case, Goal
 from benchmarks.models import World
 from benchmarks.naive.joint import materialised
-from starring.layers.joint import attended, biased_attention, entity_map, plain_attention, stretched
+from starring.layers.joint import biased_attention, entity_map, plain_attention, stretched
 
 
 def build(world: World) -> Case:
@@ -28,12 +29,14 @@ def build(world: World) -> Case:
         return plain_attention(query, key, value, None)
 
     def biased() -> Tensor:
-        film, near = query[:, :, words:], key[:, :, :words]
-        total = attended(film, near, near)[1]
-        found = stretched(entity_map(film, key[:, :, columns], weight, total), frames)
-        bias = time + 0.1 * (found > 0.1).float()
-        whole = torch.cat([torch.zeros(1, words, device=world.device), bias], dim=1).unsqueeze(1)
-        return biased_attention(query, key[:, :, :n], value[:, :, :n], key[:, :, n:], value[:, :, n:], whole)
+        def bias(sums: Sequence[Tensor]) -> Tensor:
+            film = slice(words, None)
+            found = stretched(entity_map(query[:, :, film], key[:, :, columns], weight, sums[0][:, :, film]), frames)
+            video = time + 0.1 * (found > 0.1).float()
+            return torch.cat([torch.zeros(1, words, device=world.device), video], dim=1).unsqueeze(1)
+
+        text, film, far = (slice(0, words), slice(words, n), slice(n, None))
+        return biased_attention(query, [(key[:, :, part], value[:, :, part]) for part in (text, film, far)], bias)
 
     def held() -> Tensor:
         return materialised(query, key, value, words, columns, time, frames, 0.1, 0.1)
@@ -70,7 +73,8 @@ def exactness() -> dict[str, float]:
     logits = query @ key.transpose(-1, -2) / 4
     logits = torch.cat([logits[..., :20], logits[..., 20:] + bias[..., None]], dim=-1)
     wanted = logits.softmax(-1) @ value
-    found = biased_attention(query, key[:, :, :20], value[:, :, :20], key[:, :, 20:], value[:, :, 20:], bias)
+    parts = (slice(0, 20), slice(20, None))
+    found = biased_attention(query, [(key[:, :, at], value[:, :, at]) for at in parts], bias)
     leaves = (query, key, value, bias)
     pairs = zip(*(torch.autograd.grad((out * weight).sum(), leaves) for out in (found, wanted)), strict=True)
     return {

@@ -57,9 +57,10 @@ def test_a_film_is_rewarded_and_made_again(
     starring: Starring, learned: Path, eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Eyes that suit the backbone are downloaded; here they are those of the tests.
-    for module, name, part in (("segment", "SEGMENTERS", "segmenter"), ("encoders", "CLIPS", "clip")):
-        monkeypatch.setattr(f"starring.reward.eyes.{name}", {str(tiny_name(learned)): str(eyes / part)})
-        monkeypatch.setattr(f"starring.perception.{module}.{name}", {str(tiny_name(learned)): str(eyes / part)})
+    own = str(tiny_name(learned))
+    monkeypatch.setattr("starring.perception.segment.SEGMENTERS", {own: str(eyes / "segmenter")})
+    for module in ("starring.reward.eyes", "starring.perception.encoders"):
+        monkeypatch.setattr(f"{module}.CLIPS", {own: str(eyes / "clip")})
     film = ["generate", learned, "a <*> dog on the beach", "--device", "cpu", "--negative", "", "--out", tmp_path]
     assert starring(*film, "--reward", "iterations=2")[0] == 0
     (sidecar,) = tmp_path.glob("*.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -31,12 +33,17 @@ def slow(parts: list[Tensor]) -> Tensor:
     return torch.einsum("bhnm,bhmd->bhnd", weights, torch.cat([v, far_v], 2))
 
 
+def merged(parts: list[Tensor]) -> Tensor:
+    query, key, value, far_key, far_value, bias = parts
+    return biased_attention(query, [(key, value), (far_key, far_value)], bias)
+
+
 @pytest.mark.parametrize("scalar", [False, True])
 def test_values_and_gradients_are_exact_in_double(scalar: bool) -> None:
     parts = tensors(torch.float64)
     if scalar:
         parts[5] = torch.tensor(-0.7, dtype=torch.float64, requires_grad=True)
-    ours, theirs = biased_attention(*parts), slow(parts)
+    ours, theirs = merged(parts), slow(parts)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for a, b in zip(
@@ -46,35 +53,57 @@ def test_values_and_gradients_are_exact_in_double(scalar: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_three_groups_and_a_bias_that_is_measured_are_exact_in_double() -> None:
+    *parts, _ = tensors(torch.float64)
+    q, k, v, far_k, far_v = parts
+    words, seen = 11, list[Tensor]()
+
+    def bias(sums: Sequence[Tensor]) -> Tensor:
+        seen.extend(sums)
+        return sums[0].mean(1, keepdim=True) - 2
+
+    groups = [(k[:, :, :words], v[:, :, :words]), (k[:, :, words:], v[:, :, words:]), (far_k, far_v)]
+    ours = biased_attention(q, groups, bias)
+    for found, key in zip(seen, (k[:, :, :words], k[:, :, words:], far_k), strict=True):
+        written = torch.einsum("bhnd,bhmd->bhnm", q, key).div(4).exp().sum(-1).log()
+        torch.testing.assert_close(found, written, rtol=1e-12, atol=1e-12)
+    theirs = slow([*parts, seen[0].mean(1, keepdim=True).detach()[:, 0][:, None] - 2])
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pairs = zip(*(torch.autograd.grad((out * weight).sum(), parts) for out in (ours, theirs)), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 def test_single_precision_is_as_good_as_torchs_own() -> None:
     parts = tensors(torch.float32)
     exact = slow([p.double() for p in parts])
-    error = (biased_attention(*parts) - exact).norm() / exact.norm()
+    error = (merged(parts) - exact).norm() / exact.norm()
     assert error < 1e-6
 
 
 def test_the_formula_of_other_devices_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = tensors(torch.float64)
     weight = torch.randn(parts[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    fused = torch.autograd.grad((biased_attention(*parts) * weight).sum(), parts)
+    fused = torch.autograd.grad((merged(parts) * weight).sum(), parts)
     monkeypatch.setattr(joint, "_kernel", lambda _: (joint._formula, joint._formula_back))
-    written = torch.autograd.grad((biased_attention(*parts) * weight).sum(), parts)
+    written = torch.autograd.grad((merged(parts) * weight).sum(), parts)
     for a, b in zip(fused, written, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_no_bias_is_plain_attention_over_all_keys() -> None:
     q, k, v, far_k, far_v, _ = tensors(torch.float64)
-    ours = biased_attention(q, k, v, far_k, far_v, torch.zeros((), dtype=torch.float64))
+    ours = biased_attention(q, [(k, v), (far_k, far_v)], torch.zeros((), dtype=torch.float64))
     torch.testing.assert_close(ours, plain_attention(q, torch.cat([k, far_k], 2), torch.cat([v, far_v], 2)))
-    gone = biased_attention(q, k, v, far_k, far_v, torch.tensor(-torch.inf, dtype=torch.float64))
+    gone = biased_attention(q, [(k, v), (far_k, far_v)], torch.tensor(-torch.inf, dtype=torch.float64))
     torch.testing.assert_close(gone, plain_attention(q, k, v))
 
 
 def test_one_reference_may_serve_a_whole_batch() -> None:
     q, k, v, far_k, far_v, bias = tensors(torch.float64)
     one, other = far_k[:1], far_v[:1]
-    shared = biased_attention(q, k, v, one.expand(2, -1, -1, -1), other.expand(2, -1, -1, -1), bias)
+    shared = biased_attention(q, [(k, v), (one.expand(2, -1, -1, -1), other.expand(2, -1, -1, -1))], bias)
     torch.testing.assert_close(shared, slow([q, k, v, one.repeat(2, 1, 1, 1), other.repeat(2, 1, 1, 1), bias]))
     (grad,) = torch.autograd.grad(shared.square().sum(), far_k)
     assert grad[0].abs().max() > 0
@@ -99,7 +128,7 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_of_queries_times_keys_is_made(n: int) -> None:
     parts = tensors(torch.float32, n=n, m=n, r=128, d=64)
     with Largest() as seen:
-        out = biased_attention(*parts)
+        out = merged(parts)
         out.sum().backward()
     assert seen.most <= 2 * parts[0].numel() * 4
     with Largest() as dense:

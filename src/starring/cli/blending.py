@@ -29,6 +29,10 @@ class Blend(Machine):
     """Film each side alone and none as well, and score subject and motion; False only draws the weights."""
     judge: Word = None
     """Whose DINO compares: miniature, paper, or a folder that holds clip and dino; by default what suits the run."""
+    mover: Annotated[str, arg(metavar="WORD")] = ""
+    """What moves in the clips, such as person: compares the way of the subject's middle with its own as well."""
+    segmenter: Word = None
+    """Who cuts out both for that, by name; by default what suits the backbone."""
     out: Annotated[Path | None, arg(metavar="FOLDER", aliases=["--output-dir"])] = None
     """Where pictures and numbers go; by default the run's blend/."""
 
@@ -57,7 +61,7 @@ class Blend(Machine):
                 assert isinstance(motion, Motion)
                 found = leaks(
                     run, subject, motion, self.prompts, seeds=self.seeds, backbone=backbone, sample=sample,
-                    judge=self.judge, folder=self.out,
+                    judge=self.judge, mover=self.mover, segmenter=self.segmenter, folder=self.out,
                     on_progress=lambda done, total: bars.move("leaks", done, total, "Filming each side alone"),
                 )  # fmt: skip
             if record.recipe.options.get("controller", True):

@@ -136,10 +136,10 @@ def size_of(backbone: str) -> int:
 
 def eyes_for(name: str | None, backbone: str) -> tuple[str, str]:
     """DINO and segmenter by the name of both, or those that suit a backbone: the bundled ones know its world only."""
-    from starring.perception.segment import SEGMENTERS
+    from starring.perception.segment import SEGMENTERS, suited
 
-    name = name or (backbone if backbone in SEGMENTERS else "paper")
-    if name == "paper":
+    name = name or suited(backbone)
+    if name in ("paper", "auto"):
         return "dino-vits16", "auto"
     return (name, name) if name in SEGMENTERS else (f"{name}/dino", f"{name}/segmenter")
 

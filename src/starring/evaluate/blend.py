@@ -7,7 +7,7 @@ identity adapter alone should bring none of the motion, and a motion adapter alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,13 @@ from starring.generate import generate
 from starring.generate.ask import prepared
 from starring.generate.films import Progress, film
 from starring.methods import find
-from starring.metrics.motion import course, course_likeness
+from starring.metrics.look import Look
+from starring.metrics.motion import course, course_likeness, trail
 from starring.metrics.suite import Judge
 from starring.metrics.table import Table
+from starring.perception.encoders import DINO
 from starring.perception.flow import DIS, Flow
+from starring.perception.segment import Segmenter, load_segmenter, suited
 from starring.perception.transforms import to_unit
 from starring.run import Run
 
@@ -63,7 +66,8 @@ class Leaks:
     """Scores by row of :data:`ROWS`."""
 
     scores: Mapping[str, Mapping[str, float]]
-    """``identity`` (DINO-I with the photographs) and ``motion`` (correlation of courses with the clips) of each row."""
+    """Of each row ``identity`` (DINO-I with the photographs), ``motion`` (correlation of courses with the clips), and
+    ``trajectory`` (the same of trails), if it was said who moves in the clips."""
     kept: Mapping[str, Mapping[str, float | None]]
     """How much of what both gain over none each side has alone; ``None`` where both gain nothing."""
     table: Table
@@ -110,7 +114,8 @@ def curves(
 def leaks(
     run: Run, subject: Subject, motion: Motion, prompts: Sequence[str], *, seeds: Sequence[int] = (0,),
     backbone: Backbone | None = None, sample: Sample | Mapping[str, Any] | None = None,
-    judge: Judge | str | None = None, flow: Flow | None = None, folder: str | Path | None = None,
+    judge: Judge | str | None = None, flow: Flow | None = None, mover: str = "",
+    segmenter: Segmenter | str | None = None, folder: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Leaks:  # fmt: skip
     """Film prompts with both sides, each alone, and none, and score subject and motion.
@@ -125,16 +130,23 @@ def leaks(
         sample: as in :func:`starring.generate.generate`.
         judge: whose DINO compares; by default the one that suits the run's backbone.
         flow: measures motion; DIS by default.
+        mover: what moves in the clips, such as ``person``. With it, the way of the subject's middle is compared with
+            that of the mover's.
+        segmenter: cuts out both for that; by default the one that suits the backbone.
         folder: where ``leaks.json`` goes; the run's ``blend`` by default.
         on_progress: called with (films done, films in all).
+
+    Raises:
+        StarringError: if the run has no two sides, or no clip shows the mover.
     """
     _require(run)
-    loaded, look = backbone or load_backbone(**run.record.origin), flow or DIS()
+    loaded = backbone or load_backbone(**run.record.origin)
     known = settings_of(sample)
     whole = known if isinstance(known, Sample) else replace(run.record.recipe.sample or loaded.sample, **known)
-    dino = find_judge(judge, run, loaded).dino
-    photographs, references = dino.pictures(subject.images), _courses(motion, run, whole, look)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ROWS}
+    scale = _scale(run, subject, motion, whole, find_judge(judge, run, loaded).dino, flow or DIS())
+    if mover:
+        scale = _with_trails(scale, motion, run, whole, mover, _segmenter(segmenter, loaded))
+    found: dict[str, list[Mapping[str, float]]] = {name: [] for name in ROWS}
     total, done = len(ROWS) * len(prompts) * len(seeds), 0
     for name, sides in ROWS.items():
         seen = _sided(run, sides) if sides is not None else run
@@ -143,29 +155,72 @@ def leaks(
                 (made,) = generate(
                     seen, prompt, seed=seed, backbone=loaded, sample=whole, customized=sides is not None, write=False
                 )
-                frames = to_unit(as_pixels(made.frames)).transpose(0, 1)
-                with torch.no_grad():
-                    likeness = float((dino.images(frames) @ photographs.T).mean())
-                own = course(look(frames))
-                found[name].append((likeness, float(np.mean([course_likeness(own, each) for each in references]))))
+                found[name].append(scale.scores(to_unit(as_pixels(made.frames)).transpose(0, 1)))
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
     home = Path(folder).expanduser() if folder is not None else run.folder / "blend"
     return _told(found, home, {"prompts": list(prompts), "seeds": list(seeds), "sample": to_json(whole),
-                               "judge": dino.protocol, "flow": look.protocol})  # fmt: skip
+                               "judge": scale.dino.protocol, "flow": scale.flow.protocol})  # fmt: skip
 
 
-def _told(found: Mapping[str, Sequence[tuple[float, float]]], home: Path, about: Mapping[str, Any]) -> Leaks:
-    scores: dict[str, dict[str, float]] = {
-        name: dict(zip(("identity", "motion"), map(float, np.mean(values, axis=0)), strict=True))
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Scale:
+    """What films are held against."""
+
+    dino: DINO
+    photographs: Tensor
+    flow: Flow
+    courses: Sequence[Tensor]
+    trails: Sequence[Tensor] = ()
+    masks: Callable[[Tensor], Sequence[Tensor]] | None = None
+
+    def scores(self, frames: Tensor) -> dict[str, float]:
+        """Of a film ``f 3 H W`` in [0, 1]; a film that does not show its subject goes no way."""
+        with torch.no_grad():
+            found = {"identity": float((self.dino.images(frames) @ self.photographs.T).mean())}
+        own = course(self.flow(frames))
+        found["motion"] = float(np.mean([course_likeness(own, each) for each in self.courses]))
+        if self.masks is not None:
+            way = trail(self.masks(frames))
+            alike = [course_likeness(way, each) for each in self.trails] if way is not None else [0.0]
+            found["trajectory"] = float(np.mean(alike))
+        return found
+
+
+def _scale(run: Run, subject: Subject, motion: Motion, sample: Sample, dino: DINO, flow: Flow) -> _Scale:
+    courses = [course(flow(clip)) for clip in _clips(motion, run, sample)]
+    return _Scale(dino=dino, photographs=dino.pictures(subject.images), flow=flow, courses=courses)
+
+
+def _segmenter(given: Segmenter | str | None, backbone: Backbone) -> Segmenter:
+    if given is None or isinstance(given, str):
+        return load_segmenter(given or suited(backbone.name), device=backbone.device)
+    return given
+
+
+def _with_trails(scale: _Scale, motion: Motion, run: Run, sample: Sample, mover: str, segmenter: Segmenter) -> _Scale:
+    def masks(frames: Tensor, word: str = run.record.subject.class_word) -> Sequence[Tensor]:
+        return Look(frames, sample.fps).masks(segmenter, word)
+
+    ways = [trail(masks(clip, mover)) for clip in _clips(motion, run, sample)]
+    found = [way for way in ways if way is not None]
+    if not found:
+        raise StarringError(f"No clip in {motion.place} shows a {mover}. Name what moves there: --mover WORD.")
+    return replace(scale, trails=found, masks=masks)
+
+
+def _told(found: Mapping[str, Sequence[Mapping[str, float]]], home: Path, about: Mapping[str, Any]) -> Leaks:
+    scores = {
+        name: {key: float(np.mean([each[key] for each in values])) for key in values[0]}
         for name, values in found.items()
     }
-    kept = {name: {key: _kept(scores, name, key) for key in ("identity", "motion")} for name in list(ROWS)[1:3]}
-    rows = tuple((name, f"{each['identity']:.3f}", f"{each['motion']:.3f}") for name, each in scores.items())
+    kept = {name: {key: _kept(scores, name, key) for key in scores[name]} for name in list(ROWS)[1:3]}
+    rows = tuple((name, *(f"{value:.3f}" for value in each.values())) for name, each in scores.items())
     count = len(next(iter(found.values())))
+    titles = {"identity": "identity (DINO-I)", "motion": "motion (course)", "trajectory": "trajectory (centroid)"}
     table = Table(
-        title="What each side brings alone", columns=("adapters", "identity (DINO-I)", "motion (course)"), rows=rows,
+        title="What each side brings alone", columns=("adapters", *(titles[key] for key in scores["both"])), rows=rows,
         notes=(f"Mean of {count} films a row, of equal prompts and noise.",),
     )  # fmt: skip
     home.mkdir(parents=True, exist_ok=True)
@@ -191,14 +246,13 @@ def _sided(run: Run, sides: str) -> Run:
     return replace(run, record=replace(run.record, recipe=replace(recipe, options=options)))
 
 
-def _courses(motion: Motion, run: Run, sample: Sample, flow: Flow) -> list[Tensor]:
-    """The courses of all clips, at the film's length and size."""
-    data, found = run.record.recipe.data, list[Tensor]()
+def _clips(motion: Motion, run: Run, sample: Sample) -> Iterator[Tensor]:
+    """All clips at the film's length and size, ``f 3 H W`` in [0, 1]."""
+    data = run.record.recipe.data
     for i in range(len(motion)):
         images = motion.frames(i, motion.numbers(i, sample.frames, sample.fps, data.pace))
         pixels, _ = framed(images, (sample.height, sample.width), data.fit)
-        found.append(course(flow(to_unit(pixels).transpose(0, 1))))
-    return found
+        yield to_unit(pixels).transpose(0, 1)
 
 
 def drawn(shares: Sequence[Sequence[float]]) -> Image.Image:

@@ -6,18 +6,22 @@ attention over the video's own keys and that over the reference's are computed a
     w = sigmoid(L_ref + a - L_own)        O = O_own + w (O_ref - O_own)
 
 which is exact, since the sum of ``exp(s + a)`` over the reference is ``exp(a + L_ref)``; no tensor of queries times
-keys is ever made. Shapes: ``b`` batch, ``h`` heads, ``n`` tokens, ``d`` head width.
+keys is ever made. Where the bias asks how much a query looks at the text, the text is a group of its own, and merged in
+the same way: its log-sum-exp is at hand then. Shapes: ``b`` batch, ``h`` heads, ``n`` tokens, ``d`` head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KeyValue = tuple[Tensor, Tensor]
+Measure = Callable[[Sequence[Tensor]], Tensor]
 _aten: Any = torch.ops.aten
 
 
@@ -35,23 +39,20 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]
     return _kernel(query)[0](query, key, value)[:2]
 
 
-def biased_attention(
-    query: Tensor, key: Tensor, value: Tensor, far_key: Tensor, far_value: Tensor, bias: Tensor
-) -> Tensor:
-    """One softmax over two groups of keys, with a bias on the logits of the second.
+def biased_attention(query: Tensor, groups: Sequence[KeyValue], bias: Tensor | Measure) -> Tensor:
+    """One softmax over several groups of keys, with a bias on the logits of the last.
 
     Args:
         query: ``b h n d``.
-        key: ``b h m d``.
-        value: ``b h m d``.
-        far_key: ``b h r d``.
-        far_value: ``b h r d``.
-        bias: ``a``, broadcast to ``b h n``; a 0-d tensor is the same for all. It carries gradient.
+        groups: keys and values ``b h m d`` of each group, two groups at least.
+        bias: ``a``, broadcast to ``b h n``; a 0-d tensor is the same for all. It carries gradient. Where the bias
+            follows from the attention itself, a function that is told every group's log-sum-exp ``b h n``, a
+            by-product, and gives ``a`` without gradient.
 
     Returns:
-        ``b h n d``, differentiable in all arguments.
+        ``b h n d``, differentiable in all tensors.
     """
-    out: Any = _Merged.apply(query, key, value, far_key, far_value, bias)
+    out: Any = _Merged.apply(bias, query, *(part for group in groups for part in group))
     return out
 
 
@@ -59,31 +60,38 @@ class _Merged(torch.autograd.Function):
     """The merge, and its exact gradient: each kernel's own backward, told the merged output and log-sum-exp."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        query, key, value, far_key, far_value, bias = inputs
+    def forward(ctx: Any, bias: Tensor | Measure, query: Tensor, *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         run = _kernel(query)[0]
-        own, own_sum, *own_rest = run(query, key, value)
-        far, far_sum, *far_rest = run(query, far_key, far_value)
-        shift = bias.to(own_sum)
-        weight = torch.sigmoid(far_sum + shift - own_sum)
-        out = torch.lerp(own, far, weight.unsqueeze(-1).to(own.dtype))
-        total = torch.logaddexp(own_sum, far_sum + shift)
-        ctx.save_for_backward(*inputs, out, total, weight, far if bias.requires_grad else out)
-        ctx.rest = own_rest, far_rest
+        made = [run(query, key, value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
+        sums: list[Tensor] = [each[1] for each in made]
+        shift = (bias if isinstance(bias, Tensor) else bias(sums)).to(sums[0])
+        sums[-1] = sums[-1] + shift
+        out, total, weight = made[0][0], sums[0], None
+        for (far, *_), far_sum in zip(made[1:], sums[1:], strict=True):
+            weight = torch.sigmoid(far_sum - total)
+            out = torch.lerp(out, far, weight.unsqueeze(-1).to(out.dtype))
+            total = torch.logaddexp(total, far_sum)
+        learned = isinstance(bias, Tensor) and bias.requires_grad
+        ctx.save_for_backward(query, *parts, out, total, shift, *((weight, made[-1][0]) if learned else ()))
+        ctx.rest, ctx.kind = [each[2:] for each in made], bias.dtype if isinstance(bias, Tensor) else None
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, far_key, far_value, bias, out, total, weight, far = ctx.saved_tensors
+        count = 2 * len(ctx.rest)
+        query, *saved = ctx.saved_tensors
+        parts, (out, total, shift, *more) = saved[:count], saved[count:]
         (grad,), back = grads, _kernel(query)[1]
-        shifted = (total - bias.to(total)).expand_as(total).contiguous()
-        own = back(grad, query, key, value, out, total, ctx.rest[0])
-        other = back(grad, query, far_key, far_value, out, shifted, ctx.rest[1])
+        totals = [total] * (len(ctx.rest) - 1) + [(total - shift).contiguous()]
+        each = [
+            back(grad, query, key, value, out, seen, rest)
+            for key, value, seen, rest in zip(parts[::2], parts[1::2], totals, ctx.rest, strict=True)
+        ]
         wanted = None
-        if ctx.needs_input_grad[5]:
-            along = (weight * (grad * (far - out)).sum(-1)).to(bias.dtype)
-            wanted = along.sum_to_size(bias.shape) if bias.ndim else along.sum()
-        return own[0] + other[0], own[1], own[2], other[1], other[2], wanted
+        if ctx.needs_input_grad[0]:
+            weight, far = more
+            wanted = (weight * (grad * (far - out)).sum(-1)).sum_to_size(shift.shape).to(ctx.kind)
+        return wanted, reduce(torch.add, (q for q, _, _ in each)), *(part for _, *own in each for part in own)
 
 
 _Forward = Callable[[Tensor, Tensor, Tensor], "tuple[Any, ...]"]

@@ -5,7 +5,7 @@ Tokens stand in the order text, video, reference. ``b`` batch, ``n`` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,10 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 from starring.layers.branches import LowRank
-from starring.layers.joint import attended, biased_attention, entity_map, plain_attention, stretched
+from starring.layers.joint import KeyValue, biased_attention, entity_map, plain_attention, stretched
 
 FORMS = ("joint", "cached")
 MAPS = ("minmax", "text", "joint")
-KeyValue = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -128,37 +127,42 @@ class ReferenceAttention:
             far_key, far_value = (part.expand(len(query), -1, -1, -1) for part in view.tape[self.name])
         else:
             far_key, far_value = key[:, :, end:], value[:, :, end:]
-        key, value = key[:, :, :end], value[:, :, :end]
-        bias = self._bias(view, query, key, far_key, words, end)
-        if bias is None:
-            both = torch.cat([key, far_key], dim=2), torch.cat([value, far_value], dim=2)
-            return plain_attention(query, *both, self._attention_backend)
-        return biased_attention(query, key, value, far_key, far_value, bias)
-
-    def _bias(self, view: View, query: Tensor, key: Tensor, far_key: Tensor, words: int, end: int) -> Tensor | None:
-        """The bias of each query towards the reference, ``b 1 n`` (eq. 7 and 8)."""
         if view.time is None and view.columns is None:
-            return None
-        count = query.shape[2]
-        video = torch.zeros(1, end - words, device=query.device)
+            both = torch.cat([key[:, :, :end], far_key], dim=2), torch.cat([value[:, :, :end], far_value], dim=2)
+            return plain_attention(query, *both, self._attention_backend)
+        groups = [(key[:, :, :end], value[:, :, :end]), (far_key, far_value)]
+        columns = view.columns
+        if columns is None:
+            return biased_attention(query, groups, self._bias(view, query, words, end, None))
+        if view.map != "joint":  # the text's softmax is asked for
+            text, film = slice(0, words), slice(words, end)
+            groups[:1] = [(key[:, :, part], value[:, :, part]) for part in (text, film)]
+
+        asked = key[:, :, columns]
+
+        def bias(sums: Sequence[Tensor]) -> Tensor:
+            total = torch.logsumexp(torch.stack(list(sums)), 0) if view.map == "joint" else sums[0]
+            region = self._region(view, query[:, :, words:end], asked, total[:, :, words:end])
+            return self._bias(view, query, words, end, region)
+
+        return biased_attention(query, groups, bias)
+
+    def _bias(self, view: View, query: Tensor, words: int, end: int, region: Tensor | None) -> Tensor:
+        """The bias of each query towards the reference, ``b 1 n`` (eq. 7 and 8)."""
+        video, after = torch.zeros(1, end - words, device=query.device), query.shape[2] - end
         if view.time is not None:
             video = video + view.time.reshape(-1, 1)
-        if view.columns is not None:
-            region = self._region(view, view.columns, query[:, :, words:end], key, far_key, words)
+        if region is not None:
             video = video * region if view.product else video + view.boost * region
         rest = torch.zeros_like(video[:, :1])
         if view.time is not None and view.all_queries:
             rest = rest + view.time.reshape(-1, 1)
-        return torch.cat([rest.expand(-1, words), video, rest.expand(-1, count - end)], dim=1).unsqueeze(1)
+        return torch.cat([rest.expand(-1, words), video, rest.expand(-1, after)], dim=1).unsqueeze(1)
 
-    def _region(self, view: View, columns: Tensor, video: Tensor, key: Tensor, far_key: Tensor, words: int) -> Tensor:
+    def _region(self, view: View, video: Tensor, asked: Tensor, total: Tensor) -> Tensor:
         """Where the entity is, ``b n`` of 0 and 1 (R_e of eq. 8)."""
         assert view.entity is not None
-        with torch.no_grad():
-            groups = (key, far_key) if view.map == "joint" else (key[:, :, :words],)
-            sums = [attended(video, keys, torch.zeros_like(keys))[1] for keys in groups]
-            total = sums[0] if len(sums) == 1 else torch.logaddexp(*sums)
-        found = entity_map(video, key[:, :, columns], view.entity, total)
+        found = entity_map(video, asked, view.entity, total)
         if view.map == "minmax":
             found = stretched(found, view.frames)
         return (found > view.threshold).float()

@@ -26,6 +26,7 @@ from starring.errors import StarringError
 from starring.learn.progress import OnProgress, Progress
 from starring.methods import METHODS, find
 from starring.perception.encoders import CLIP, load_clip
+from starring.perception.transforms import variant
 from starring.run import Run
 
 SHOWN = 6
@@ -135,9 +136,10 @@ def clips_of(
     if motion is None:
         return None
     sample, seed = recipe.sample or backbone.sample, recipe.stages[0].train.seed
+    legacy = bool(recipe.options.get("legacy_clip_norm", False))
     about = [
         motion.digests, motion.captions, sample.frames, sample.fps, sample.height, sample.width, recipe.data.fit,
-        recipe.data.pace, seed, recipe.options["encoder"], backbone.source, str(backbone.dtype),
+        recipe.data.pace, seed, recipe.options["encoder"], legacy, backbone.source, str(backbone.dtype),
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     path, pictures = run.cache / "clips.safetensors", run.cache / "images.safetensors"
@@ -145,7 +147,8 @@ def clips_of(
         bank = LatentBank.load(path, key)
         if bank is None or not pictures.is_file():
             run.cache.mkdir(exist_ok=True)
-            images = see().embeddings([_one_of(motion, i, sample, recipe.data.pace, seed) for i in range(len(motion))])
+            frames, clip = [_one_of(motion, i, sample, recipe.data.pace, seed) for i in range(len(motion))], see()
+            images = clip.embeddings(frames, variant(clip.transform, "dualreal") if legacy else None)
             write_bytes(pictures, save({"images": images.cpu().contiguous()}))
             with torch.no_grad():
                 bank = LatentBank.encoded(

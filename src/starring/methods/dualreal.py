@@ -53,6 +53,9 @@ class DualRealConfig:
     """Width of the embeddings of ``encoder``."""
     encoder: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     """CLIP that embeds a frame of each clip for the motion's adapters, and a photograph in its place for films."""
+    legacy_clip_norm: bool = False
+    """Show ``encoder`` the clips' frames as the released code does in training, stretched to a square and scaled to
+    [-1, 1], and not, as it shows the photograph, cut and normalised by CLIP's statistics."""
     photograph: int = 0
     """Number of the photograph that stands there in films, from 0."""
     identity_image: bool = False

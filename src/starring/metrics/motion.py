@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -131,8 +134,29 @@ def course(flow: Tensor, share: float = 0.05) -> Tensor:
     return torch.cat([steps.new_zeros(1, 2), steps.cumsum(0)])
 
 
+def trail(masks: Sequence[Tensor]) -> Tensor | None:
+    """Where a subject's middle is on each frame, ``f 2``: x and y as shares of the frame's size.
+
+    Frames without it lie on the line between those before and after, or where it was first or last seen.
+
+    Args:
+        masks: the subject on each frame, ``H W`` in {0, 1}.
+
+    Returns:
+        ``None`` if fewer than two frames show it.
+    """
+    seen = [(i, mask.nonzero().double().mean(0).flip(0)) for i, mask in enumerate(masks) if bool(mask.any())]
+    if len(seen) < 2:
+        return None
+    height, width = masks[0].shape
+    middles = torch.stack([place for _, place in seen]) / torch.tensor([width, height], dtype=torch.float64)
+    numbers = [i for i, _ in seen]
+    axes = [np.interp(range(len(masks)), numbers, axis.numpy()) for axis in middles.T]
+    return torch.from_numpy(np.stack(axes, axis=1))
+
+
 def course_likeness(one: Tensor, other: Tensor) -> float:
-    """Pearson correlation of two courses ``n 2``, both axes together, in [-1, 1]; 0 if either stands still.
+    """Pearson correlation of two courses or trails ``n 2``, both axes together, in [-1, 1]; 0 if either stands still.
 
     Courses of different length are compared over the same share of their time. Size and place do not matter, so a small
     subject may follow a large one.

@@ -143,10 +143,16 @@ class CLIP(_Encoder):
         """Width of its vectors."""
         return int(self._clip.config.projection_dim)  # pyright: ignore
 
-    def embeddings(self, images: Sequence[Image.Image]) -> Tensor:
-        """Vectors ``b d`` of PIL images as they leave the network, of any length; no gradient."""
+    def embeddings(self, images: Sequence[Image.Image], transform: Transform | None = None) -> Tensor:
+        """Vectors ``b d`` of PIL images as they leave the network, of any length; no gradient.
+
+        Args:
+            images: pictures of any size.
+            transform: how they are prepared, if not as usual.
+        """
+        prepare = transform or self.transform
         with torch.no_grad():
-            prepared = [self.transform(as_tensor(image).to(self.device)).to(self.dtype) for image in images]
+            prepared = [prepare(as_tensor(image).to(self.device)).to(self.dtype) for image in images]
             return torch.cat([self._embed(each) for each in prepared]).float()
 
     def texts(self, texts: Sequence[str]) -> Tensor:

@@ -95,7 +95,9 @@ class Segmenter(Frozen, ABC):
 
 
 def suited(backbone: str) -> str:
-    """The name of the segmenter that suits a backbone by its name: that of the bundled world, or the best there is."""
+    """The name of the segmenter that suits a backbone by its name: that of its own world, or the best there is."""
+    if backbone in SEGMENTERS:
+        return backbone
     return "miniature" if backbone.startswith("miniature") else "auto"
 
 

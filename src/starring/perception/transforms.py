@@ -154,7 +154,7 @@ def variant(base: Transform, name: str) -> Transform:
     ``paper`` leaves ``base`` alone. ``vbench`` is VBench's for DINO (bilinear to the crop's size, neither antialiased
     nor cropped), ``vbench-clip`` its transform for CLIP (not antialiased). ``dreammatcher`` is DreamMatcher's DINO
     input (8/7 of the crop's size, no crop, scaled to [-1, 1] without ImageNet statistics), which BridgeIV's numbers may
-    inherit.
+    inherit. ``dualreal`` is what DualReal's training shows to CLIP (stretched to a square, scaled to [-1, 1]).
 
     Raises:
         StarringError: if the name is none of these.
@@ -169,7 +169,10 @@ def variant(base: Transform, name: str) -> Transform:
     if name == "dreammatcher":
         half = (0.5, 0.5, 0.5)
         return replace(base, size=round(crop * 256 / 224), crop=None, mean=half, std=half)
-    raise StarringError(f"There is no image transform '{name}'. Known: paper, vbench, vbench-clip, dreammatcher.")
+    if name == "dualreal":
+        return replace(base, size=crop, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3, squash=True)
+    known = "paper, vbench, vbench-clip, dreammatcher, dualreal"
+    raise StarringError(f"There is no image transform '{name}'. Known: {known}.")
 
 
 def to_unit(frames: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from starring.generate.again import read_facts, reopened
 from starring.generate.ask import prepared
 from starring.generate.control import load_controlnet
 from starring.generate.films import Film, Shooting, described, fingerprint, written
-from starring.perception.segment import SEGMENTERS, load_segmenter
+from starring.perception.segment import load_segmenter, suited
 from starring.refine.draw import Scene, face_vcd, tiled_vcd
 from starring.refine.enlarge import load_enlarger
 from starring.refine.face import FaceOptions
@@ -237,7 +237,7 @@ def find_with(options: FaceOptions, backbone: Backbone) -> Finder:
     """Who looks for faces: the detector that is named, or else a segmenter, by default one that suits the backbone."""
     if options.detector is not None:
         return ByDetector(options.detector)
-    name = options.segmenter or (backbone.name if backbone.name in SEGMENTERS else "auto")
+    name = options.segmenter or suited(backbone.name)
     return BySegmenter(load_segmenter(name, device=backbone.device), options.word)
 
 

@@ -13,7 +13,7 @@ from starring.data.subject import Subject
 from starring.errors import StarringError
 from starring.methods.base import Method
 from starring.perception.encoders import CLIPS, ImageEncoder, load_clip
-from starring.perception.segment import SEGMENTERS, load_segmenter
+from starring.perception.segment import load_segmenter, suited
 from starring.reward.film import Rewarded
 from starring.reward.sight import Eyes
 from starring.run import Photographs, Run
@@ -45,7 +45,7 @@ def eyes_for(
         raise StarringError(f"A reward looks for {subject.name} by its class word, and it has none. Give it one.")
     names: dict[str, str] = {}
     if segmenter is None or isinstance(segmenter, str):
-        names["segmenter"] = segmenter or (backbone.name if backbone.name in SEGMENTERS else "auto")
+        names["segmenter"] = segmenter or suited(backbone.name)
         segmenter = cast("Segmenter", load_segmenter(names["segmenter"], device=backbone.device))
     if encoder is None or isinstance(encoder, str):
         names["encoder"] = encoder or (backbone.name if backbone.name in CLIPS else ENCODER)
