@@ -79,6 +79,10 @@ def test_a_run_of_another_family(starring: Starring, learned: Path, tmp_path: Pa
     (other / "config.json").write_text(json.dumps({**record, "family": "cogvideox"}))
     (other / "method.safetensors").write_bytes((learned / "method.safetensors").read_bytes())
     refused(starring("generate", other, "a <*> dog", "--device", "cpu"), "cogvideox", "animatediff")
+    untold = starring(
+        "generate", learned, "a <*> dog", "--backbone", "cogvideox-2b"
+    )  # and nothing is downloaded for it
+    refused(untold, "'cogvideox-2b' is of the family 'cogvideox'", "learned on a backbone of the family 'animatediff'")
 
 
 # The recipe's negative prompt is longer than a tiny vocabulary can say in 77 tokens.

@@ -97,6 +97,7 @@ def load_backbone(
     lora_scale: float | str = 1.0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
+    family: str | None = None,
 ) -> Backbone:
     """Load a backbone.
 
@@ -111,6 +112,7 @@ def load_backbone(
         lora_scale: how strongly.
         device: where to compute; the accelerator if there is one.
         dtype: precision, also by name (``fp16``); float32 by default.
+        family: the one that is needed; another is refused before anything is loaded or downloaded.
 
     Raises:
         StarringError: if the name is unknown (with the nearest one), or something is missing or does not fit.
@@ -127,7 +129,12 @@ def load_backbone(
     bundled = {"miniature": MINIATURE, "miniature-lcm": MINIATURE_STUDENT, "miniature-dit": MINIATURE_DIT}
     if not (place := bundled.get(name, Path())).is_dir():
         raise StarringError(f"The bundled weights are not in {place}. Build them: python -m starring.miniature build")
-    make = _cogvideox if _is_cogvideox(preset.source) else _animatediff
+    make, own = (_cogvideox, "cogvideox") if _is_cogvideox(preset.source) else (_animatediff, "animatediff")
+    if family not in (None, own):
+        raise StarringError(
+            f"'{name}' is of the family '{own}', but this run was learned on a backbone of the family '{family}'. Take"
+            f" one of that family, or learn it again on '{name}'."
+        )
     words = {key: str(v) for key, v in given.items() if v is not None}
     if lora is not None:
         words["lora_scale"] = str(_strength(lora_scale))

@@ -71,7 +71,8 @@ class Machine:
             origin = dict(film["origin"])
         origin |= {key: value for key in PARTS if (value := getattr(self, key)) is not None}
         dtype = self.dtype or (film["dtype"] if film is not None else None)
-        backbone = load_backbone(**origin, device=self.device, dtype=dtype)
+        family = None if run is None else run.record.family
+        backbone = load_backbone(**origin, device=self.device, dtype=dtype, family=family)
         memory = {key: getattr(self, key) for key in ("offload", "vae_slicing", "vae_tiling", "checkpointing")}
         return backbone.save_memory(**memory) if any(memory.values()) else backbone
 

@@ -214,7 +214,7 @@ def _backbone(backbone: Backbone | str | Path | None, run: Run | None) -> Backbo
     if isinstance(backbone, Backbone):
         return backbone
     if backbone is not None:
-        return load_backbone(backbone)
+        return load_backbone(backbone, family=None if run is None else run.record.family)
     if run is None:
         return load_backbone()
     return load_backbone(**run.record.origin)

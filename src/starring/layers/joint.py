@@ -69,7 +69,7 @@ class _Merged(torch.autograd.Function):
         out, total, weight = made[0][0], sums[0], None
         for (far, *_), far_sum in zip(made[1:], sums[1:], strict=True):
             weight = torch.sigmoid(far_sum - total)
-            out = torch.lerp(out, far, weight.unsqueeze(-1).to(out.dtype))
+            out.lerp_(far, weight.unsqueeze(-1).to(out.dtype))  # nobody else has it
             total = torch.logaddexp(total, far_sum)
         learned = isinstance(bias, Tensor) and bias.requires_grad
         ctx.save_for_backward(query, *parts, out, total, shift, *((weight, made[-1][0]) if learned else ()))
