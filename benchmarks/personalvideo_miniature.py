@@ -27,6 +27,7 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Recipe, to_json
 from starring.data.files import write_json
+from starring.data.motion import Motion
 from starring.data.prompts import plain, suite
 from starring.data.subject import Subject
 from starring.evaluate.shots import Ledger, Order, Shot, Studio
@@ -83,13 +84,15 @@ def cast(people: int, others: int, development: bool) -> list[world.Identity]:
     return [who for i in range(longest) for each in (humans, things) for who in each[i : i + 1]]
 
 
-def learned(subject: Subject, chosen: Recipe, backbone: Backbone, folder: Path, name: str) -> Run:
+def learned(
+    subject: Subject, chosen: Recipe, backbone: Backbone, folder: Path, name: str, motion: Motion | None = None
+) -> Run:
     """The finished run, learned now unless it was before."""
     place = folder / name
     if not place.exists():
-        return learn(chosen.method, subject, backbone, chosen, folder, name=name)
+        return learn(chosen.method, subject, backbone, chosen, folder, name=name, motion=motion)
     run = Run.open(place)
-    return run if run.finished else resume(place, backbone, subject)
+    return run if run.finished else resume(place, backbone, subject, motion=motion)
 
 
 def filmed(run: Run, customized: bool, studio: Studio, known: References, crew: Crew) -> list[Shot]:

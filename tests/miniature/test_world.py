@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from starring.metrics.motion import course_likeness, trail
 from starring.miniature import corpus, world
 from starring.miniature.captions import CLOSE, FAR, FILLERS, MOTION_WORDS, SCENE_WORDS, caption
 from starring.miniature.captions import corpus as words_of_the_world
@@ -82,6 +84,24 @@ def test_motions_are_what_they_say() -> None:
     turning = track("turning")[1]
     assert turning.min() < 0.5 * turning[0]
     assert abs(turning[-1] - turning[0]) < 0.1 * turning[0]
+
+
+def test_a_zigzag_is_like_no_motion_of_training() -> None:
+    def way(motion: str) -> torch.Tensor:
+        shot = world.stage(world.identity(12, "dog"), "beach", motion, "normal", 1, 3)
+        found = trail([torch.from_numpy(frame.mask) for frame in world.film(shot, 17)])
+        assert found is not None
+        return found
+
+    own = way("zigzag")
+    assert own[-1, 0] - own[0, 0] > 0.3
+    turns = torch.sign(own[1:, 1] - own[:-1, 1])
+    assert (turns[:5] < 0).all(), "up"
+    assert (turns[6:10] > 0).all(), "down"
+    assert (turns[-5:] < 0).all(), "up again"
+    known = {motion: course_likeness(own, way(motion)) for motion in world.MOTIONS}
+    assert max(known.values()) < 0.9, known
+    assert set(world.UNSEEN_MOTIONS).isdisjoint(world.MOTIONS)
 
 
 def test_held_out_material_is_never_drawn_for_training() -> None:

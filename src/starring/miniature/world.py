@@ -24,6 +24,8 @@ OVERSAMPLE = 4
 FRAMES = 16
 """Frames of a film."""
 MOTIONS = ("left", "right", "jumping", "turning", "growing", "still")
+UNSEEN_MOTIONS = ("zigzag",)
+"""Motions that no training and no caption shows: they can only be learned from clips."""
 PATTERNS = ("plain", "spots", "stripes", "patch", "belly")
 UNIT = {"close": 0.44, "normal": 0.34, "far": 0.17}
 """Half the size of a subject, as a share of the frame, in each view."""
@@ -276,6 +278,9 @@ def at(start: Shot, moment: float, pace: float) -> Shot:
         squash = float(direction)
     elif start.motion == "jumping":
         y -= 0.3 * pace * abs(np.sin(2 * np.pi * moment))
+    elif start.motion == "zigzag":
+        x = 0.5 + start.facing * pace * 0.25 * (2 * moment - 1)
+        y -= 0.28 * pace * abs((3 * moment + 1) % 2 - 1)
     elif start.motion == "turning":
         squash = start.facing * float(np.cos(np.pi * moment))
         facing = 1 if squash > 0 else -1
