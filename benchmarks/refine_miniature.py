@@ -96,6 +96,11 @@ class Plan:
     out: Path = Path("build/refine-miniature")
     """Where everything goes."""
 
+    @property
+    def drawn(self) -> str:
+        """What films depend on, for their names."""
+        return f"{self.steps}" if self.learning_steps is None else f"{self.steps}-{self.learning_steps}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
@@ -250,7 +255,7 @@ def faces(plan: Plan, part: str, strength: float, person: Person, crew: Crew, nu
         shots = world.film(world.stage(other, place, motion, "far", 1, 900 + number))
         clip = stem.with_name(f"{person.run.name}-{number}-clip.mp4")
         write_video(clip, as_pixels(np.stack([shot.image for shot in shots])), crf=4)
-        frames = film(scene, person, stem.with_name(f"{clip.stem}-{plan.steps}.npy"), clip, plan.change)
+        frames = film(scene, person, stem.with_name(f"{clip.stem}-{plan.drawn}.npy"), clip, plan.change)
         shown = Rendered([shot.face for shot in shots])
         return redrawn(scene, frames, BySegmenter(crew.segmenter), shown, person, crew, options, picture)
     shots = world.film(world.stage(person.who, place, motion, "far", 1, 500 + number))
@@ -262,7 +267,7 @@ def faces(plan: Plan, part: str, strength: float, person: Person, crew: Crew, nu
 def tiles(plan: Plan, strength: float, person: Person, crew: Crew, number: int, stem: Path) -> Row:
     """CLIP-I and DINO-I of a film, enlarged in either way."""
     scene = scene_of(plan, person, crew, number, False)
-    frames = film(scene, person, stem.with_name(f"{person.run.name}-{number}-near-{plan.steps}.npy"))
+    frames = film(scene, person, stem.with_name(f"{person.run.name}-{number}-near-{plan.drawn}.npy"))
     height, width = (2 * length for length in frames.shape[1:3])
     films = {
         "Lanczos": Lanczos().enlarge(frames, height, width),
