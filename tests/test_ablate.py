@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from starring.ablate import Ablation, Progress, Row, ablate, rows_of
+from starring.ablate import Ablation, Progress, Row, _mean, ablate, rows_of
 from starring.backbones.base import Backbone
 from starring.config import Recipe, Reward
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
+from starring.evaluate.shots import Shot
 from starring.generate import generate
 from starring.methods import METHODS, recipe
 from starring.methods.bridgeiv import BridgeIVConfig
+from starring.metrics.statistics import Score
 from starring.metrics.suite import Judge, load_judge
 from starring.run import Run
 from tests.data.pictures import album
@@ -200,3 +202,19 @@ def test_what_cannot_be_done_is_said_first(
     with pytest.raises(StarringError, match="Seeds must be different"):
         table(tiny, subjects, judge, tmp_path, seeds=(1, 1))
     assert not list(tmp_path.iterdir())
+
+
+def shot(run: str, **scores: float) -> Shot:
+    return Shot(
+        run=run, customized=True, prompt="a <*> dog", said="a dog", seed=0, film=Path("a.mp4"), frames=Path("a.png"),
+        count=1, scores={key: Score(value=value, protocol="p") for key, value in scores.items()},
+    )  # fmt: skip
+
+
+def test_a_film_that_shows_nobody_is_not_left_out_of_its_rows_likeness() -> None:
+    """A row that destroys its subject is not judged by the films in which it failed to."""
+    films = [shot("a", identity=0.8, clip_t=0.3), shot("a", clip_t=0.1)]
+    base = [shot("a", clip_t=0.2), shot("a", identity=0.5, clip_t=0.2)]
+    assert _mean(films, "identity").mean == pytest.approx(0.4)
+    assert _mean(films, "identity", base).mean == pytest.approx((0.8 - 0.5) / 2)
+    assert _mean(films, "clip_t").mean == pytest.approx(0.2)

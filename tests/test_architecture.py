@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "perception": {"hub"},
     "data": set(),
     "backbones": {"diffusion", "hub", "miniature"},  # the presets alone, as a test below holds
-    "methods": {"layers", "diffusion", "perception", "backbones.base"},
+    "methods": {"layers", "diffusion", "perception", "backbones.base", "data.prompts"},
     "metrics": {"perception"},
     "run": {"data"},
     "learn": BELOW | {"methods", "backbones"},

@@ -70,6 +70,7 @@ def test_the_sidecar_says_everything(run: Run, tiny: Backbone) -> None:
     assert facts["sample"] == to_json(replace(tiny.sample, steps=2, negative="red"))
     assert facts["backbone"] == {
         "origin": tiny.origin, "family": "animatediff", "dtype": "float32", "fingerprint": fingerprint(tiny),
+        "vae_slicing": False, "vae_tiling": False,
     }  # fmt: skip
     assert facts["method"]["name"] == "vcd"
     assert facts["method"]["file"] == "../method.safetensors"
@@ -96,6 +97,36 @@ def test_from_its_sidecar_it_comes_back_bit_for_bit(run: Run, tiny: Backbone) ->
     assert again.path.read_bytes() == film.path.read_bytes()
     from_film = from_sidecar(film.path, backbone=tiny, write=False)
     assert np.array_equal(from_film.frames, film.frames)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is here")
+def test_a_film_from_a_device_that_is_not_here_is_made_where_it_can_be(run: Run, tiny: Backbone) -> None:
+    (film,) = generate(run, PROMPT, backbone=tiny, text_encoder="trained")
+    assert film.sidecar is not None
+    facts = json.loads(film.sidecar.read_text())
+    facts["machine"]["device"] = "cuda"
+    film.sidecar.write_text(json.dumps(facts))
+    again = from_sidecar(film.sidecar, write=False)
+    assert again.facts["machine"]["device"] == "cpu"
+    assert np.array_equal(again.frames, film.frames)
+    assert again.notes == ()
+    film.sidecar.write_text(json.dumps({**facts, "frames_sha256": "0" * 64}))
+    notes = from_sidecar(film.sidecar, write=False).notes
+    assert "It was made with another value of the device: cuda; now cpu." in notes
+
+
+def test_what_the_vae_did_to_save_memory_is_done_again(run: Run, own_tiny: Backbone, tiny: Backbone) -> None:
+    (film,) = generate(run, PROMPT, backbone=own_tiny.save_memory(vae_slicing=True, vae_tiling=True))
+    assert film.sidecar is not None
+    facts = json.loads(film.sidecar.read_text())
+    assert (facts["backbone"]["vae_slicing"], facts["backbone"]["vae_tiling"]) == (True, True)
+    again = from_sidecar(film.sidecar, write=False)
+    assert again.facts["backbone"] == facts["backbone"]
+    assert np.array_equal(again.frames, film.frames)
+    assert generate(run, PROMPT, backbone=tiny, write=False)[0].facts["backbone"]["vae_tiling"] is False
+    del facts["backbone"]["vae_slicing"], facts["backbone"]["vae_tiling"]  # as older films have it
+    film.sidecar.write_text(json.dumps(facts))
+    assert np.array_equal(from_sidecar(film.sidecar, write=False).frames, film.frames)
 
 
 def test_another_number_of_threads_is_set_back(run: Run, tiny: Backbone) -> None:

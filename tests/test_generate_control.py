@@ -7,12 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from starring.backbones.base import Backbone
 from starring.errors import StarringError
 from starring.generate import from_sidecar, generate
 from starring.generate.control import load_controlnet
+from starring.layers.control import controlled
 from starring.provenance import verify
 from tests.test_formats_lora import personal_run
 from tests.tiny import tiny_controlnet
@@ -83,3 +85,22 @@ def test_one_without_the_other_is_refused(tiny: Backbone, network: Path, tmp_pat
         generate(run, PROMPT, backbone=tiny, controlnet=str(network), write=False)
     with pytest.raises(StarringError, match="no ControlNet"):
         generate(run, PROMPT, backbone=tiny, controlnet=str(tmp_path / "none"), control=pictures(tmp_path / "p", 1))
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_a_picture_beside_the_film_follows_its_first_frame(tiny: Backbone, network: Path, frames: int) -> None:
+    """BridgeIV's reference image and a reward's are drawn in calls of one frame."""
+    loaded = load_controlnet(str(network), tiny).network
+    shown = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 4, frames, 8, 8, generator=torch.Generator().manual_seed(1))
+    text = tiny.encode_text(["", "a dog"])
+    with torch.no_grad():
+        with controlled(tiny.denoiser, loaded, shown):
+            whole = tiny.predict(x, torch.tensor(500), text)
+        with controlled(tiny.denoiser, loaded, shown[:frames]):
+            assert torch.equal(whole, tiny.predict(x, torch.tensor(500), text))
+        other = shown.flip(0)
+        with controlled(tiny.denoiser, loaded, other):
+            assert not torch.equal(whole, tiny.predict(x, torch.tensor(500), text))
+        with controlled(tiny.denoiser, loaded, shown), pytest.raises(StarringError, match=r"shown 4 frames, .* has 3"):
+            tiny.predict(x[:, :, :1].repeat(1, 1, 3, 1, 1), torch.tensor(500), text)

@@ -293,15 +293,6 @@ def test_one_process_learns_in_several_precisions(photographs: Path, tiny: Backb
     assert half.dtype == torch.float32
 
 
-def test_accumulated_micro_batches_are_one_large_batch(photographs: Path, tiny: Backbone, tmp_path: Path) -> None:
-    """The same samples in the same order, whichever way they are split; only their noise differs."""
-    runs = [
-        begin(photographs, tiny, tmp_path / "r", with_train(steps=2, batch=b, accumulate=a))
-        for b, a in ((4, 1), (2, 2))
-    ]
-    assert [run.load_checkpoint().position for run in runs] == [8, 8]  # type: ignore[union-attr]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlopeConfig:
     class_word: str = ""

@@ -35,7 +35,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+    home = tmp_path_factory.mktemp("home")
+    pairs(home / "pairs")
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,26 @@ def _as_encoded(drawn: Any, home: Path, dit: Backbone) -> None:
         assert latents.shape == moments.mean.shape
         assert float(away.abs().max()) < 6
         assert 0.5 < float(away.std()) < 1.5
+
+
+def test_bars_around_clips_are_kept_out_of_what_is_learned(home: Path, dit: Backbone, tmp_path: Path) -> None:
+    """A clip twice as wide as high in a square film: bars above and below it, cell by cell."""
+    place, masks = tmp_path / "wide", list[torch.Tensor]()
+    pairs(place, 1)
+    clip(place / "clips" / "0.mp4", frames=12, size=(16, 32))
+
+    def keep(progress: Progress) -> None:
+        if progress.phase == "learn" and not masks:
+            (path,) = (tmp_path / "wide-customvideox" / "cache" / "pairs").iterdir()
+            shard = Shard.load(path, json.loads(_about(path))["key"])
+            assert shard is not None
+            masks.append(PairBank(shards=[shard], seed=1).draw(0, 1, torch.Generator()).masks)
+
+    recipe = small(dit, steps=1)
+    boxed = replace(recipe, data=replace(recipe.data, fit="letterbox"))
+    learn("customvideox", Pairs.read(place), dit, boxed, tmp_path, on_progress=keep)
+    assert masks[0].shape == (1, 1, 3, 8, 8)
+    assert masks[0].mean((0, 1, 2, 4)).tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
 
 
 def test_what_cannot_be_read_among_good_is_left_out_and_told(home: Path, dit: Backbone, tmp_path: Path) -> None:

@@ -11,22 +11,23 @@ import torch
 from torch import Tensor
 
 from starring.backbones.base import Backbone
+from starring.cli.exchange import Export
 from starring.config import to_json
 from starring.errors import StarringError
 from starring.generate import generate
 from starring.methods import build, recipe_for
 from starring.perception.encoders import load_clip
-from starring.released import adopt_adapter, export_adapter, is_adapter, read_adapter
+from starring.released import adopt_adapter, export_adapter, is_adapter, read_adapter, spoken_as
 from starring.run import Photographs, Record, Run
 from tests.data.pictures import album, photo
 from tests.methods import slow_dualreal as slow
 from tests.perception.tiny_eyes import tiny_clip
 
 
-def made(runs: Path, dit: Backbone) -> Run:
+def made(runs: Path, dit: Backbone, **chosen: object) -> Run:
     """A finished run with weights that bfloat16 can hold."""
     usual = recipe_for("dualreal", dit)
-    options = {"class_word": "dog", "hidden": 4, "image_width": 16, "groups": 1}
+    options = {"class_word": "dog", "hidden": 4, "image_width": 16, "groups": 1, **chosen}
     method, generator = build("dualreal", dit, options), torch.Generator().manual_seed(3)
     weights = {
         key: (torch.randn(value.shape, generator=generator) * 0.3).bfloat16().float()
@@ -65,6 +66,35 @@ def test_the_authors_names(dit: Backbone, tmp_path: Path) -> None:
     assert set(shapes) == blocks | {f"controller.{layer}.{what}" for layer in layers for what in ("weight", "bias")}
     assert shapes["transformer_blocks.1.motion_ff_adapter.condition_linear.weight"] == (32, 16)
     assert shapes["controller.fusion_net.3.weight"] == (1, 128)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"squash": "softmax", "groups": 2}, r"squash=softmax\. .* would film it with squash=sigmoid\."),
+        ({"total": 1.0}, r"total=1\.0\. .* would film it with total=0\.2\."),
+        (
+            {"total": 1.0, "squash": "softmax", "groups": 2},
+            r"squash=softmax and total=1\.0\. .* squash=sigmoid and total=0\.2\.",
+        ),
+    ],
+)
+def test_what_the_file_cannot_say_is_not_left_out(
+    chosen: dict[str, object], told: str, dit: Backbone, tmp_path: Path
+) -> None:
+    run = made(tmp_path, dit, **chosen)
+    with pytest.raises(StarringError, match=told):
+        export_adapter(run)
+    assert not (run.folder / "exports").exists()
+
+
+def test_how_the_subject_is_named_is_told(dit: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert spoken_as(made(tmp_path, dit)) is None
+    run = made(tmp_path, dit, star="sks")
+    assert spoken_as(run) == "dog sks"
+    Export(learned=run.folder, to="dualreal").run()
+    assert '"dog sks"' in " ".join(capsys.readouterr().err.split())
+    assert export_adapter(made(tmp_path, dit, controller=False, squash="softmax", groups=2)).is_file()
 
 
 def test_there_and_back_it_is_the_same_film(dit: Backbone, tmp_path: Path) -> None:

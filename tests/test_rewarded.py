@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from starring.config import Recipe
 from starring.errors import StarringError
 from starring.evaluate import Films, Plan
 from starring.evaluate.validation import rewarded
-from starring.learn import Progress, learn
+from starring.learn import Progress, learn, loop, resume, voids
 from starring.learn.choice import Trial, Verdict, alarms, trials_of
 from starring.methods import recipe
 from starring.metrics.suite import load_judge
@@ -108,6 +111,76 @@ def test_a_reward_that_is_no_number_changes_nothing_and_is_counted(kind: str, ti
 def test_ten_in_a_row_end_it(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(StarringError, match="no number 10 times in a row, at step 12"):
         learn("personalvideo", subject(), tiny, small(12), tmp_path, segmenter=Ellipse(), eyes=eyes("value", range(99)))
+
+
+def seeing(sees: Callable[[int], bool]) -> IdentityEyes:
+    """Eyes that look twice at each film, after the three photographs; ``sees`` says on which films they see anybody."""
+    finder = MaskedSubjects(Middle(lambda n: n < 3 or sees((n - 3) // 2)), "dog")
+    return IdentityEyes(finder=finder, encoder=IdentityEncoder(tiny_iresnet(), 32, "seeing"))
+
+
+def test_a_step_without_the_subject_changes_nothing_and_is_told(tiny: Backbone, tmp_path: Path) -> None:
+    """Also not by the penalty or by weight decay, which need no film."""
+    heard: list[str] = []
+    recipe = small(3)
+    words, adapter = recipe.stages
+    recipe = replace(recipe, stages=(words, replace(adapter, train=replace(adapter.train, checkpoint_every=2))))
+    run = learn(
+        "personalvideo", subject(), tiny, recipe, tmp_path, segmenter=Ellipse(), eyes=seeing(lambda film: film > 1),
+        on_progress=lambda p: heard.append(p.note),
+    )  # fmt: skip
+    steps = [entry["parts"] for entry in run.entries() if entry["stage"] == "adapter"]
+    assert [(step["seen"], step["void"]) for step in steps] == [(0, 0), (0, 0), (1, 0)]
+    assert [note for note in heard if note] == [
+        f"Step {n} was left out: the subject is not seen on its film." for n in (3, 4)
+    ]
+    assert any(value.any() for name, value in run.load_weights().items() if name.endswith("up.weight"))
+
+
+def test_too_many_without_the_subject_end_it_resumed_or_not(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voids, "UNSEEN", 4)
+    recipe = small(9)
+    words, adapter = recipe.stages
+    recipe = replace(recipe, stages=(words, replace(adapter, train=replace(adapter.train, checkpoint_every=2))))
+    who, said = subject(), r"on none of the films of 4 steps in a row, at step 6 .*--options prompts=FILE"
+    with pytest.raises(StarringError, match=said):
+        learn("personalvideo", who, tiny, recipe, tmp_path, segmenter=Ellipse(), eyes=seeing(lambda _: False))
+    (folder,) = tmp_path.iterdir()
+    state = Run.open(folder).load_checkpoint()
+    assert state is not None
+    assert (state.step, state.stage_step) == (4, 2)
+    assert not state.optimizer["state"], "AdamW took no step"
+    with pytest.raises(StarringError, match=said):
+        resume(folder, tiny, who, segmenter=Ellipse(), eyes=seeing(lambda _: False))
+
+
+def test_a_stage_in_which_nobody_is_seen_is_no_success(tiny: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(StarringError, match="films of 2 steps in a row, at step 4"):
+        learn("personalvideo", subject(), tiny, small(2), tmp_path, segmenter=Ellipse(), eyes=seeing(lambda _: False))
+
+
+def test_a_process_that_saw_nobody_has_no_likeness_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [(1.0, {"seen": 1.0, "likeness": 0.5}), (3.0, {"seen": 0.0}), (2.0, {"seen": 1.0, "likeness": 0.1})]
+    monkeypatch.setattr(loop, "gather_object", lambda own: told)
+    here: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=3))
+    for loss, parts in told:
+        mean = loop.Loop._averaged(here, loss, parts)
+        assert mean == (2.0, {"seen": pytest.approx(2 / 3), "likeness": pytest.approx(0.3)})
+
+
+def test_rows_are_counted_apart_in_a_log() -> None:
+    def log(*steps: tuple[float, float]) -> list[dict[str, object]]:
+        told = [{"stage": "adapter", "parts": {"seen": seen, "void": void}} for seen, void in steps]
+        return [{"stage": "tokens", "parts": {"error": 1.0}}, *told]
+
+    fine, void, unseen = (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)
+    assert voids.void_in(log(), "adapter") == (0, 0)
+    assert voids.void_in(log(void, fine, void, void), "adapter") == (2, 0)
+    assert voids.void_in(log(fine, void, unseen, unseen), "adapter") == (1, 2)
+    assert voids.void_in(log(unseen, void), "adapter") == (1, 0)
+    assert voids.void_in(log(unseen, unseen), "another") == (0, 0)
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ def build(world: World) -> Case:
 
     def cached() -> Tensor:
         with method.attached(own), torch.no_grad():
-            method._view.tape.update(tape)
+            for layer, kept in zip(method._attached, read, strict=True):
+                layer.kept = kept
             method._read_for = place.photograph, x.shape[2]
             return method._beside(own, x, t, text, place.photograph, None, biased=True)
 
@@ -73,7 +74,7 @@ def build(world: World) -> Case:
 
     with method.attached(own), torch.no_grad():
         method._beside(own, x, t, text, place.photograph, None, biased=True)
-        tape = dict(method._view.tape)
+        read = [layer.kept for layer in method._attached]
     made, peer = cached(), dense()
     return Case(
         id="P1", title="a step beside a reference read once", size=f"{place.tokens[0]} + {place.tokens[1]} tokens",

@@ -319,7 +319,8 @@ def _told(
     baseline = shots[rows[0].name]
     paper = find(method).title.split(":")[0]
     every = [shot for films in shots.values() for shot in films]
-    shown = [key for key in find(method).columns if all(any(key in s.scores for s in each) for each in shots.values())]
+    known = [key for key in find(method).columns if any(key in shot.scores for shot in every)]
+    shown = [k for k in known if all(any(s.value(k) is not None for s in films) for films in shots.values())]
     for key in shown:
         one_protocol([shot.scores[key] for shot in every if key in shot.scores])
     scores = {name: {key: _mean(films, key) for key in shown} for name, films in shots.items()}
@@ -365,10 +366,9 @@ def _mean(films: Sequence[Shot], key: str, baseline: Sequence[Shot] = ()) -> Est
     """A score, or its difference from the baseline's films in the same order: mean over each subject, then over all."""
     values: dict[str, list[float]] = {}
     for i, shot in enumerate(films):
-        if key not in shot.scores or (baseline and key not in baseline[i].scores):
-            continue  # nobody was seen in one of the two
-        base = baseline[i].scores[key].value if baseline else 0.0
-        values.setdefault(shot.run, []).append(shot.scores[key].value - base)
+        value, base = shot.value(key), baseline[i].value(key) if baseline else 0.0
+        if value is not None and base is not None:
+            values.setdefault(shot.run, []).append(value - base)
     subjects = list(values.values())
     return estimate(subjects[0] if len(subjects) == 1 else [estimate(each).mean for each in subjects])
 

@@ -35,6 +35,8 @@ from starring.perception.encoders import load_clip
 from starring.run import Photographs, Record, Run, libraries
 
 METHOD, FILE = "dualreal", "adapter.pth"
+FIXED = ("squash", "total")
+"""Options that the authors' code has as constants."""
 SITES = {"attn1": "attn", "ff": "ff"}
 SIDES = {"identity": "id", "motion": "motion"}
 LAYERS = {"down": "down_linear", "up": "up_linear"}
@@ -56,10 +58,22 @@ def export_adapter(run: Run, path: str | Path | None = None) -> Path:
         path: where to; ``exports/adapter.pth`` in the run by default.
 
     Raises:
-        StarringError: if the run is of another method or has not finished, or there is another file already.
+        StarringError: if the run is of another method or has not finished, it was learned with choices that the
+            authors' code does not have and the file cannot carry, or there is another file already.
     """
     if run.record.recipe.method != METHOD:
         raise StarringError(f"{run.folder} was learned by {run.record.recipe.method}; {FILE} holds DualReal's result.")
+    options = from_json(find(METHOD).config_type, run.record.recipe.options)
+    usual = find(METHOD).config_type()
+    odd = [name for name in FIXED if getattr(options, name) != getattr(usual, name)]
+    if not options.controller and "squash" in odd:
+        odd.remove("squash")  # nothing is squashed
+    if odd:
+        chosen, theirs = (" and ".join(f"{name}={getattr(each, name)}" for name in odd) for each in (options, usual))
+        raise StarringError(
+            f"{run.folder} was learned with {chosen}. {FILE} cannot say so, and the authors' code would film it with"
+            f" {theirs}. Film it here, or learn it again without."
+        )
     content = {_theirs(name): value.to(torch.bfloat16) for name, value in run.load_weights().items() if name != "image"}
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -69,6 +83,13 @@ def export_adapter(run: Run, path: str | Path | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
     return path
+
+
+def spoken_as(run: Run) -> str | None:
+    """How prompts name the subject, which the file does not say; ``None`` where it is as in the authors' prompts."""
+    options = from_json(find(METHOD).config_type, run.record.recipe.options)
+    usual = find(METHOD).config_type().star
+    return None if options.star == usual else " ".join(f"{options.class_word} {options.star}".split())
 
 
 def read_adapter(path: str | Path) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from starring.config import Recipe, from_json, to_json
 from starring.data.files import write_bytes, write_folder, write_json, write_text
+from starring.data.masks import SegmenterRecord
 from starring.data.motion import MotionRecord
 from starring.data.pairs import PairsRecord
 from starring.data.rights import Rights
@@ -89,6 +90,10 @@ class Record:
     """The clips, of a run that learned a motion as well."""
     pairs: PairsRecord | None = None
     """The corpus, of a run that learned from pairs; its subject is then nobody in particular."""
+    segmenter: SegmenterRecord | None = None
+    """Who cuts the subject out; ``None`` if nobody does, and in older runs."""
+    dtype: str | None = None
+    """Precision of the backbone, such as ``float32``; ``None`` in older runs."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions, for the record."""
 
@@ -227,7 +232,10 @@ class Run:
     @property
     def resume_command(self) -> str:
         """What to type to go on."""
-        return f"starring learn --resume {shlex.quote(str(self.folder))}"
+        words = ["starring", "learn", "--resume", str(self.folder)]
+        cutter, dtype = self.record.segmenter, self.record.dtype or "float32"
+        words += ["--segmenter", cutter.name] if cutter is not None and cutter.name else []
+        return shlex.join([*words, "--dtype", dtype] if dtype != "float32" else words)
 
     def save_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the result, which also says that the run has finished."""
@@ -323,9 +331,7 @@ class Run:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise StarringError(
-                    f"Another process is training {self.folder}. Wait for it, or stop it first."
-                ) from error
+                raise StarringError(f"Another process is training {self.folder}. Wait for it, or stop it.") from error
             yield
 
 

@@ -187,6 +187,19 @@ def test_a_clean_reference_is_modulated_as_at_its_own_timestep(tiny: Backbone) -
     assert all(not norm._forward_hooks for norm in norms)
 
 
+@pytest.mark.parametrize("t", [0, None])
+def test_an_offloaded_network_takes_references(t: int | None, folder: Path) -> None:
+    """A device without memory stands for the accelerator: it tells where things are, and not what they hold."""
+    backbone = load_backbone(folder)
+    text = backbone.encode_text("a dog")
+    backbone._offload_to(torch.device("meta"))
+    assert next(backbone.denoiser.parameters()).device.type == "cpu"
+    beside = Reference(latents=latents(backbone, 1), t=t)
+    with torch.no_grad():
+        out = backbone.predict(latents(backbone), torch.tensor(300), text, beside)
+    assert (out.device.type, out.shape) == ("meta", latents(backbone).shape)
+
+
 def test_one_set_of_pictures_serves_guidance(tiny: Backbone) -> None:
     x, clean = latents(tiny, batch=2), latents(tiny, frames=1, seed=4)
     with torch.no_grad():

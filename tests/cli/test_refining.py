@@ -39,7 +39,7 @@ def test_refine_writes_a_larger_film_and_makes_it_again(starring: Starring, film
     sheet = tmp_path / "sheet.png"
     code, out, err = starring(
         "refine", film, "--tiles", 2, "--tile-strength", 0.5, "--tile-options", "blur=0", "--device", "cpu",
-        "--sheet", sheet,
+        "--correlation", 0, "--sheet", sheet,
     )  # fmt: skip
     assert code == 0, err
     larger = film.with_name(f"{film.stem}-2x.mp4")
@@ -50,6 +50,7 @@ def test_refine_writes_a_larger_film_and_makes_it_again(starring: Starring, film
     facts = json.loads(larger.with_suffix(".json").read_text())
     assert facts["refined"]["tiles"]["strength"] == 0.5
     assert facts["refined"]["tiles"]["blur"] == 0
+    assert facts["correlation"] == 0
     for verb in ("refine", "generate"):  # either makes it again
         code, out, err = starring(verb, "--from", larger.with_suffix(".json"), "--out", tmp_path / verb)
         assert code == 0, err

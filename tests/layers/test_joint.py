@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from starring.errors import StarringError
 from starring.layers import joint
-from starring.layers.joint import attended, biased_attention, entity_map, plain_attention, stretched
+from starring.layers.joint import attended, biased_attention, chosen, entity_map, plain_attention, stretched
 
 
 def tensors(dtype: torch.dtype, n: int = 37, m: int = 50, r: int = 13, d: int = 16, seed: int = 0) -> list[Tensor]:
@@ -86,7 +89,7 @@ def test_the_formula_of_other_devices_agrees(monkeypatch: pytest.MonkeyPatch) ->
     parts = tensors(torch.float64)
     weight = torch.randn(parts[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     fused = torch.autograd.grad((merged(parts) * weight).sum(), parts)
-    monkeypatch.setattr(joint, "_kernel", lambda _: (joint._formula, joint._formula_back))
+    monkeypatch.setattr(joint, "_kernel", lambda *_: (joint._formula, joint._formula_back))
     written = torch.autograd.grad((merged(parts) * weight).sum(), parts)
     for a, b in zip(fused, written, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -164,16 +167,32 @@ def test_maps_are_stretched_frame_by_frame() -> None:
 
 
 def test_a_chosen_backend_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffusers.models import attention_dispatch
-
-    q, k, v, *_ = (part.detach() for part in tensors(torch.float32))
-    chosen: list[object] = []
-    original = attention_dispatch.dispatch_attention_fn
+    q, k, v, far_k, far_v, bias = (part.detach() for part in tensors(torch.float32))
+    plain, written, computed = plain_attention(q, k, v), merged([q, k, v, far_k, far_v, bias]), list[str]()
+    original, formula = joint.dispatch_attention_fn, joint._formula
 
     def watched(*args: Tensor, backend: object) -> Tensor:
-        chosen.append(backend)
+        computed.append(f"plain {chosen(backend)}")
         return original(*args, backend=backend)
 
-    monkeypatch.setattr(attention_dispatch, "dispatch_attention_fn", watched)
-    torch.testing.assert_close(plain_attention(q, k, v, "native"), plain_attention(q, k, v))
-    assert chosen == ["native"]
+    def watched_formula(*args: Tensor) -> tuple[Any, ...]:
+        computed.append("formula")
+        return formula(*args)
+
+    monkeypatch.setattr(joint, "dispatch_attention_fn", watched)
+    monkeypatch.setattr(joint, "_formula", watched_formula)
+    groups = [(k, v), (far_k, far_v)]
+    torch.testing.assert_close(plain_attention(q, k, v, "_native_math"), plain)
+    torch.testing.assert_close(biased_attention(q, groups, bias, "_native_math"), written)
+    assert computed == ["plain _native_math", "formula", "formula"]
+    computed.clear()
+    with attention_backend("_native_math"):  # for every model
+        torch.testing.assert_close(plain_attention(q, k, v), plain)
+        torch.testing.assert_close(biased_attention(q, groups, bias), written)
+    assert computed == ["plain _native_math", "formula", "formula"]
+    computed.clear()
+    assert torch.equal(plain_attention(q, k, v), plain)
+    assert torch.equal(biased_attention(q, groups, bias), written)
+    assert computed == []
+    with pytest.raises(StarringError, match=r"'flex' does not tell .* Choose one of native, .*tab=False"):
+        biased_attention(q, groups, bias, "flex")

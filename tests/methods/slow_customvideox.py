@@ -40,15 +40,20 @@ def tab(t: float, total: float = 999.0, gamma: float = 10.0, epsilon: float = 0.
     return float(np.tanh(-gamma * (2 * t / total - 1) ** 2 + epsilon))
 
 
-def region(query: Array, text_key: Array, tokens: list[int], frames: int, threshold: float) -> Array:
-    """Equation 8's R_e: the softmax over the text, mean over heads, stretched in each frame, held to lambda."""
+def region(query: Array, keys: Array, tokens: list[int], frames: int, threshold: float, stretch: bool = True) -> Array:
+    """Equation 8's R_e: the softmax over these keys, mean over heads, stretched in each frame, held to lambda.
+
+    ``keys`` are the text's, which come first, or all there are; without ``stretch`` the softmax itself is held.
+    """
     heads, count, _ = query.shape
     found = np.zeros(count)
     for i in range(count):
         for head in range(heads):
-            logits = text_key[head] @ query[head, i] / np.sqrt(query.shape[-1])
+            logits = keys[head] @ query[head, i] / np.sqrt(query.shape[-1])
             weights = np.exp(logits - logits.max())
             found[i] += sum(weights[j] for j in tokens) / weights.sum() / heads
+    if not stretch:
+        return (found > threshold).astype(float)
     result = np.zeros(count)
     for frame in np.split(np.arange(count), frames):
         low, high = found[frame].min(), found[frame].max()
@@ -59,19 +64,23 @@ def region(query: Array, text_key: Array, tokens: list[int], frames: int, thresh
 def attention(
     attn: Any, adapters: Any, text: Array, video: Array, reference: Array, rows: tuple[Any, Any], frames: int,
     time: float = 0.0, boost: float = 0.0, threshold: float = 0.1, tokens: list[int] | None = None,
-    apart: bool = False,
+    apart: bool = False, product: bool = False, all_queries: bool = False, kind: str = "minmax",
+    everywhere: bool = False,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """One joint attention layer over text, video and reference tokens, each ``n d``.
 
-    ``apart`` keeps the reference's queries from everything but the reference (Algorithm 1).
+    ``apart`` keeps the reference's queries from everything but the reference (Algorithm 1). ``product`` multiplies the
+    biases, ``all_queries`` gives text and reference the one over time too, ``kind`` is what is held against lambda, and
+    ``everywhere`` changes all tokens and not the reference's alone.
     """
     n_text, n_video = len(text), len(video)
     x = np.concatenate([text, video, reference])
     own = np.arange(len(x)) >= n_text + n_video
+    changed = np.ones(len(x), dtype=bool) if everywhere else own
     parts: list[Array] = []
     for which in ("to_q", "to_k", "to_v"):
         y = linear(x, getattr(attn, which))
-        y[own] += change(x[own], adapters[which])
+        y[changed] += change(x[changed], adapters[which])
         parts.append(y.reshape(len(x), attn.heads, -1).transpose(1, 0, 2))
     q, k, v = parts
     q, k = normed(q, attn.norm_q), normed(k, attn.norm_k)
@@ -79,7 +88,12 @@ def attention(
     bias = np.zeros((len(x), len(x)))
     a = np.full(n_video, time)
     if tokens is not None:
-        a = a + boost * region(q[:, n_text : n_text + n_video], k[:, :n_text], tokens, frames, threshold)
+        keys = k if kind == "joint" else k[:, :n_text]
+        r = region(q[:, n_text : n_text + n_video], keys, tokens, frames, threshold, kind == "minmax")
+        assert 0 < r.sum() < n_video, "somewhere, and not everywhere"
+        a = a * r if product else a + boost * r
+    if all_queries:
+        bias[:, own] = time
     bias[n_text : n_text + n_video, own] = a[:, None]
     if apart:
         bias[np.ix_(own, ~own)] = -np.inf
@@ -88,5 +102,5 @@ def attention(
     out = (weights / weights.sum(-1, keepdims=True)) @ v
     out = out.transpose(1, 0, 2).reshape(len(x), -1)
     y = linear(out, attn.to_out[0])
-    y[own] += change(out[own], adapters["to_out"])
+    y[changed] += change(out[changed], adapters["to_out"])
     return y[:n_text], y[n_text : n_text + n_video], y[own]

@@ -76,9 +76,17 @@ def batch(backbone: Backbone, size: int = 2, seed: int = 0) -> Batch:
 
 
 @pytest.mark.parametrize("form", ["joint", "cached"])
-@pytest.mark.parametrize(("time", "tokens"), [(None, None), (-0.6, None), (None, [2, 5]), (-0.6, [2, 5])])
+@pytest.mark.parametrize(
+    ("time", "tokens", "chosen"),
+    [
+        (None, None, {}), (-0.6, None, {}), (None, [2, 5], {}), (-0.6, [2, 5], {}), (-0.6, [2, 5], {"product": True}),
+        (-0.6, None, {"all_queries": True}), (-0.6, [2, 5], {"all_queries": True}),
+        (-0.6, [2, 5], {"everywhere": True}), (-0.6, [2, 5], {"map": "text", "threshold": 0.33}),
+        (-0.6, [2, 5], {"map": "joint", "threshold": 0.037}),
+    ],
+)  # fmt: skip
 def test_a_layer_is_the_softmax_written_out(
-    tiny: Backbone, form: str, time: float | None, tokens: list[int] | None
+    tiny: Backbone, form: str, time: float | None, tokens: list[int] | None, chosen: dict[str, Any]
 ) -> None:
     """Equations 4 to 8 in one layer: text, two frames of 16 video tokens, one reference frame."""
     assert isinstance(tiny, CogVideoX)
@@ -90,22 +98,23 @@ def test_a_layer_is_the_softmax_written_out(
     assert rows is not None
     near, far = tuple(r[:32] for r in rows), tuple(r[32:] for r in rows)
     view = View(
-        form=form, frames=2, time=None if time is None else torch.tensor(time), boost=0.7,
+        form=form, frames=2, time=None if time is None else torch.tensor(time), boost=0.7, **chosen,
         columns=None if tokens is None else torch.tensor(tokens), entity=None if tokens is None else torch.ones(1, 2),
     )  # fmt: skip
     current = [view]
-    attend, attn = ReferenceAttention("x", own, lambda: current[0], None), cast_any(site)
+    attend, attn = ReferenceAttention(own, lambda: current[0], None), cast_any(site)
     with torch.no_grad():
         if form == "joint":
             seen, words = attend(attn, torch.cat([video, clean], 1), text, image_rotary_emb=rows)
         else:
-            current[0] = View(form="read", tape=view.tape)
+            current[0] = View(form="read", everywhere=view.everywhere)
             attend(attn, clean, text[:, :1], image_rotary_emb=far)
             current[0] = view
             seen, words = attend(attn, video, text, image_rotary_emb=near)
     arrays = [part[0].double().numpy() for part in (text, video, clean)]
     expected = slow.attention(
-        attn, own, *arrays, rows, 2, time or 0.0, 0.7, 0.1, tokens, apart=form == "cached"
+        attn, own, *arrays, rows, 2, time or 0.0, 0.7, view.threshold, tokens, apart=form == "cached",
+        product=view.product, all_queries=view.all_queries, kind=view.map, everywhere=view.everywhere,
     )  # fmt: skip
     np.testing.assert_allclose(words[0].numpy(), expected[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(seen[0, :32].numpy(), expected[1], rtol=1e-4, atol=1e-5)
@@ -178,6 +187,22 @@ def test_the_cached_form_is_the_joint_one_with_a_mask(tiny: Backbone, pictures: 
         plain = tiny.predict(x, 300, text)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert (ours - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_guided_by_the_positive_branch_the_other_sees_empty_latents(tiny: Backbone, form: str) -> None:
+    text, clean = tiny.encode_text(["", request_of(tiny).prompt]), latents(tiny, 1, seed=4)
+
+    def rows(reference: Tensor, **changes: Any) -> Tensor:
+        method = made(tiny, replace(CONFIG, form=form, **changes))
+        with torch.no_grad(), method.attached(tiny):
+            x, wanted = latents(tiny, batch=2), request_of(tiny, reference=reference)
+            return method.predict(tiny, x, torch.tensor(500), text, wanted)
+
+    found, beside, empty = rows(clean, guided="positive"), rows(clean), rows(torch.zeros_like(clean))
+    torch.testing.assert_close(found[0], empty[0])
+    torch.testing.assert_close(found[1], beside[1])
+    assert all((beside[row] - empty[row]).abs().max() > 1e-3 for row in (0, 1))
 
 
 def test_the_reference_is_read_once_for_a_film(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,19 +343,37 @@ def test_every_option_changes_the_film(tiny: Backbone, changes: dict[str, Any]) 
     assert (film - plain).abs().max() > 1e-5
 
 
-def test_an_entity_that_the_prompt_lacks_is_refused_with_its_words(tiny: Backbone) -> None:
-    with pytest.raises(StarringError, match=r"'cat' is not in the prompt.*a, red, robot, running, on, the, beach"):
-        made(tiny).generate(tiny, request_of(tiny, entity="cat"))
+def test_nothing_is_learned_from_bars(tiny: Backbone) -> None:
+    """The error in the masked half alone, whatever the other half is asked to be."""
+    method = made(tiny, replace(CONFIG, text_dropout=0.0, reference_dropout=0.0))
+    whole, mask = batch(tiny), torch.ones(2, 1, 3, 8, 8)
+    mask[..., :2, :] = 0
+    assert torch.equal(
+        method.loss(tiny, replace(whole, masks=torch.ones_like(mask)), 0.0).total,
+        method.loss(tiny, batch(tiny), 0.0).total,
+    )
+    seen: list[Tensor] = []
+    predict = type(tiny).predict
+
+    def watched(self: Backbone, *args: Any) -> Tensor:
+        seen.append(predict(self, *args))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(tiny), "predict", watched)
+        loss = method.loss(tiny, replace(batch(tiny), masks=mask), 0.0).total
+    generator = torch.Generator().manual_seed(0)
+    noise, t = torch.randn(whole.latents.shape, generator=generator), torch.randint(1000, (2,), generator=generator)
+    error = (seen[0] - tiny.parametrization.target(whole.latents, noise, t)).square()
+    torch.testing.assert_close(loss, error[..., 2:, :].mean())
+    assert (loss - error.mean()).abs() > 1e-4
 
 
-def test_an_entity_is_found_however_it_is_written(tiny: Backbone) -> None:
-    method = CustomVideoX(tiny, CONFIG)
-    text = tiny.encode_text(["", "a <*> robot and a robot"])
-    found = method._entity(tiny, text, ["Robot", "Robot"], "a robot")
-    assert found is not None
-    pieces = [tiny.tokenizer.convert_ids_to_tokens(int(text.ids[1, place])) for place in found[0]]
-    assert pieces == ["▁robot", "▁robot"]
-    assert found[1].tolist() == [[0, 0], [1, 1]]
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_a_reference_of_another_size_is_refused(tiny: Backbone, form: str) -> None:
+    wide = torch.zeros(1, 4, 1, 8, 10)
+    with pytest.raises(StarringError, match=r"\(1, 4, 1, 8, 10\) do not fit a film of \(2, 4, 3, 8, 8\)"):
+        made(tiny, replace(CONFIG, form=form)).generate(tiny, request_of(tiny, reference=wide))
 
 
 def test_bad_input_is_refused_in_words(tiny: Backbone, tmp_path: Path) -> None:

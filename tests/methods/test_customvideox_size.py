@@ -40,7 +40,7 @@ def test_the_adapter_has_the_papers_size() -> None:
 
 @pytest.mark.slow
 def test_the_cache_of_one_picture_is_counted() -> None:
-    """A 480x720 picture through all blocks: keys and values that lie on the tape afterwards."""
+    """A 480x720 picture through all blocks: keys and values that the layers keep."""
     backbone = on_meta()
     method = CustomVideoX(backbone, CustomVideoXConfig(form="cached"))
     picture = torch.empty(1, 16, 1, 60, 90, device="meta")
@@ -48,10 +48,10 @@ def test_the_cache_of_one_picture_is_counted() -> None:
     with method.attached(backbone), torch.no_grad():
         method._view = View(form="read")
         backbone.read_reference(Reference(latents=picture), words, 7)
-        tape = method._view.tape
-    assert len(tape) == 42
-    assert {tuple(part.shape) for pair in tape.values() for part in pair} == {(1, 48, 1350, 64)}
-    assert sum(part.nbytes for pair in tape.values() for part in pair) / 2**30 == pytest.approx(0.65, abs=0.005)
+        kept = [part for layer in method._attached for part in layer.kept or ()]
+    assert len(kept) == 2 * 42
+    assert {tuple(part.shape) for part in kept} == {(1, 48, 1350, 64)}
+    assert sum(part.nbytes for part in kept) / 2**30 == pytest.approx(0.65, abs=0.005)
 
 
 class Masked:
@@ -117,7 +117,7 @@ def test_a_block_in_both_forms_agrees_with_a_dense_mask() -> None:
         form="joint", frames=2, time=torch.tensor(-0.4), boost=0.5, columns=torch.tensor([2]), entity=torch.ones(1, 1)
     )
     current = [view]
-    ours = ReferenceAttention("x", own, lambda: current[0], None)
+    ours = ReferenceAttention(own, lambda: current[0], None)
 
     def through(processor: Any, tokens: Tensor, words: Tensor, start: int) -> Tensor:
         attn.processor = processor
@@ -128,7 +128,7 @@ def test_a_block_in_both_forms_agrees_with_a_dense_mask() -> None:
     with torch.no_grad():
         joint = through(ours, both, text, 0)
         torch.testing.assert_close(joint, through(Masked(own, view, 24, False), both, text, 0), rtol=1e-4, atol=1e-4)
-        current[0] = View(form="read", tape=view.tape)
+        current[0] = View(form="read")
         through(ours, clean, text[:, :1], 48)
         current[0] = replace(view, form="cached")
         cached = through(ours, video, text, 0)

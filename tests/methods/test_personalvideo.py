@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from starring.backbones.animatediff import AnimateDiff, linear_ddim
+from starring.backbones.animatediff import AnimateDiff, linear_ddim, linear_lcm
 from starring.backbones.base import Backbone, Text
 from starring.config import Sample
 from starring.diffusion.sampling import trajectory
@@ -198,6 +198,54 @@ def test_kept_starts_are_the_same_films(tiny: Backbone) -> None:
     with torch.no_grad():
         method.rows.mul_(-3)
     assert not torch.equal(method.loss(tiny, rewarded(tiny, 11), 0.0).total, last)
+
+
+def test_a_kept_start_changes_nothing_where_the_scheduler_draws_noise(tiny: Backbone) -> None:
+    """Two open steps of AnimateLCM's scheduler, the first of which draws noise: a hit is the film that a miss was."""
+    assert isinstance(tiny, AnimateDiff)
+    backbone = AnimateDiff(
+        denoiser=tiny.denoiser, vae=tiny.vae, text_encoder=tiny.text_encoder, tokenizer=tiny.tokenizer,
+        scheduler=linear_lcm(), sample=tiny.sample,
+    )  # fmt: skip
+    method = moved(fresh(backbone, pool=1, share=0.5))
+    calls: list[float] = []
+    predict = backbone.predict
+
+    def counted(x: Tensor, t: Tensor, text: Text) -> Tensor:
+        calls.append(float(t))
+        return predict(x, t, text)
+
+    def film(seed: int) -> Tensor:
+        calls.clear()
+        with method.attached(backbone), torch.no_grad():
+            return method.film(backbone, torch.Generator().manual_seed(seed))[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "predict", counted)
+        miss = film(0)
+        assert calls == [999, 759, 499, 259]
+        hit = film(0)
+        assert calls == [499, 259]
+        assert torch.equal(hit, miss)
+        assert not torch.equal(film(1), miss), "the noise of open steps is the run's, and not the start's again"
+
+
+def test_a_pool_smaller_than_the_prompts_films_all_of_them_alike(tiny: Backbone) -> None:
+    prompts = [f"a <*> dog {place}" for place in ("here", "there", "away")]
+    quick = {"prompts": prompts, "share": 1.0, "steps": 1, "frames": 1}
+    generator = torch.Generator().manual_seed(0)
+    for pool, starts in ((2, 3), (4, 6)):
+        method = fresh(tiny, pool=pool, **quick)
+        with method.attached(tiny), torch.no_grad():
+            filmed = [method.film(tiny, generator)[1] for _ in range(25)]
+        assert {number for number, _ in method._kept} == set(range(starts))
+        assert set(filmed) == set(prompts)
+
+
+def test_none_simulated_wins_over_prompts(tiny: Backbone) -> None:
+    given = ["a <*> dog, jumping", "a <*> dog, asleep"]
+    assert fresh(tiny, prompts=given).simulated() == tuple(given)
+    assert fresh(tiny, prompts=given, simulated=0).simulated() == ("photo of a <*> dog",)
 
 
 def test_a_film_without_the_subject_is_skipped(tiny: Backbone) -> None:

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from starring.errors import StarringError
 from starring.perception.encoders import load_dino
-from starring.perception.faces import POINTS, ArcFace, DetectedFaces, SegmentedFaces, SFace, load_faces, square
+from starring.perception.faces import (
+    POINTS,
+    ArcFace,
+    DetectedFaces,
+    SegmentedFaces,
+    SFace,
+    as_picture,
+    load_faces,
+    square,
+)
 from starring.perception.segment import load_segmenter
 from tests.perception.tiny_eyes import tiny_eyes
 from tests.perception.tiny_sface import tiny_sface
@@ -59,6 +68,42 @@ def test_a_frame_without_a_face_is_tried_once_more_with_a_border(files: tuple[Pa
     eyes.detector._rows = watched  # type: ignore[method-assign]
     eyes.faces(torch.stack([frame(), frame((16, 24))]))
     assert sizes == [(64, 64, 3), (80, 80, 3), (64, 64, 3)]
+
+
+FIVE = ((0.34, 0.46), (0.66, 0.46), (0.5, 0.64), (0.37, 0.82), (0.63, 0.82))
+"""Where the tiny detector puts eyes, nose and mouth in a cell of 8 x 8, as shares of it."""
+
+
+def red(side: int, top: int, left: int, size: int, how: float = 1.0) -> Tensor:
+    """Black with one red square."""
+    pixels = torch.zeros(3, side, side)
+    pixels[0, top : top + size, left : left + size] = how
+    return pixels
+
+
+def test_a_large_face_is_found_on_the_frame_reduced_and_its_points_are_the_frames(files: tuple[Path, Path]) -> None:
+    """The square fills a cell of the frame reduced to 320, and over-runs every cell of the frame itself."""
+    detector = DetectedFaces(files[0], SFace(files[1])).detector
+    picture = red(400, 50, 50, 10, 100 / 255)
+    given, rows = detector.detect(as_picture(picture))
+    assert given.shape == (400, 400, 3), "it was found without a border"
+    assert [row[:4].tolist() for row in rows] == [pytest.approx([50, 50, 10, 10], abs=1e-3)]
+    expected = 50 + 10 * np.array(FIVE)
+    assert detector.points(picture)[0] == pytest.approx(expected, abs=1e-3)
+    # 32 pixels of 1280 are a cell at 320; wide frames are reduced by one factor, so that faces stay round.
+    wide = torch.zeros(3, 640, 1280)
+    wide[0, 96:128, 64:96] = 1
+    assert detector.points(wide)[0] == pytest.approx(np.array((64, 96)) + 32 * np.array(FIVE), abs=1e-3)
+
+
+def test_one_face_at_two_sizes_is_one_the_most_certain(files: tuple[Path, Path]) -> None:
+    detector = DetectedFaces(files[0], SFace(files[1])).detector
+    # On the frame itself its best cell is three quarters red, reduced to 320 a cell is red throughout.
+    (row,) = detector.detect(as_picture(red(400, 50, 40, 10, 84 / 255)))[1]
+    assert row[:4].tolist() == pytest.approx([40, 50, 10, 10], abs=1e-3)
+    # On the frame itself a cell is red throughout, reduced two thirds of one are.
+    (row,) = detector.detect(as_picture(red(400, 40, 40, 8, 120 / 255)))[1]
+    assert row[:4].tolist() == pytest.approx([40, 40, 8, 8], abs=1e-3)
 
 
 def test_arcface_is_aligned_and_normalised(files: tuple[Path, Path]) -> None:

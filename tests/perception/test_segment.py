@@ -16,6 +16,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 from starring.errors import StarringError
 from starring.perception.clipseg import CLIPSeg
 from starring.perception.segment import (
+    SPECKS,
     First,
     Instance,
     Segmenter,
@@ -110,7 +111,7 @@ def test_coverage() -> None:
     assert coverage(mask) == 0.5
 
 
-def test_instances_are_the_pieces_of_the_mask(segmenter: CLIPSeg, folder: Path) -> None:
+def test_instances_are_the_pieces_above_the_threshold(segmenter: CLIPSeg, folder: Path) -> None:
     images = pictures()
     middle = float(torch.cat([score.flatten() for score in segmenter.scores(images, "dog")]).median())
     cutter = load_segmenter(str(folder), threshold=middle)
@@ -118,11 +119,40 @@ def test_instances_are_the_pieces_of_the_mask(segmenter: CLIPSeg, folder: Path) 
     assert any(len(each) > 1 for each in found)
     for whole, each, score in zip(wholes, found, segmenter.scores(images, "dog"), strict=True):
         together = torch.stack([instance.mask for instance in each]).sum(0)
-        assert torch.equal(together.float(), whole)
+        assert int(together.max()) == 1
+        assert torch.equal(tidy(together.bool(), SPECKS).float(), whole)
         for instance in each:
             assert instance.score == pytest.approx(float(score[instance.mask].mean()))
         weights = [instance.score * float(instance.mask.float().mean()) for instance in each]
         assert weights == sorted(weights, reverse=True)
+
+
+def test_a_small_face_beside_a_large_one_is_an_instance_but_not_of_the_mask(folder: Path) -> None:
+    score = torch.zeros(64, 96)
+    score[2:8, 80:86] = 0.9  # 36 pixels: less than 5 % of the other
+    score[10:60, 5:45] = 0.8
+    score[30:33, 20:23] = 0.1  # a hole in it
+    score[62:64, 60:63] = 0.9  # a crumb
+
+    class Seen(CLIPSeg):
+        def scores(self, images: Sequence[Image.Image], text: str) -> list[Tensor]:
+            return [score for _ in images]
+
+    given = load_segmenter(str(folder))
+    assert isinstance(given, CLIPSeg)
+    eye = Seen(given.network, given.tokenizer, given.transform)
+    image = Image.new("RGB", (96, 64))
+    large, small = torch.zeros(64, 96), torch.zeros(64, 96)
+    large[10:60, 5:45] = 1
+    small[2:8, 80:86] = 1
+    (found,) = eye.instances([image], "face")
+    assert torch.equal(torch.stack([each.mask for each in found]).float(), torch.stack([large, small]))
+    assert torch.equal(eye.segment([image], "face")[0], large)
+    assert torch.equal(First(eye).segment([image], "face")[0], large), "the small one lies above, and counts last"
+    score[:] = 0
+    assert eye.instances([image], "face") == [[]]
+    score[62:64, 60:63] = 0.9
+    assert len(eye.instances([image], "face")[0]) == 1, "alone, it is no crumb"
 
 
 def test_the_largest_and_most_certain_comes_first() -> None:

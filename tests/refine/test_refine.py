@@ -151,11 +151,33 @@ def test_no_face_leaves_the_film_and_says_so(film: Film, tiny: Backbone, tmp_pat
 
 
 def test_a_segmenter_looks_for_faces_too(film: Film, tiny: Backbone, tmp_path: Path) -> None:
-    options = FaceOptions(segmenter=str(tiny_segmenter(tmp_path / "eye")), factor=1.0, least=1)
+    # Of the random segmenters, one that sees small pieces and not the whole frame.
+    options = FaceOptions(segmenter=str(tiny_segmenter(tmp_path / "eye", seed=3)), factor=1.0, least=1)
     made = refine(film, face=options, backbone=tiny, write=False)
-    assert made.notes
-    if "refined" in made.facts:
-        assert "'face'" in made.facts["refined"]["eyes"]["finder"]
+    assert any("enlarged" in note for note in made.notes)
+    assert "'face'" in made.facts["refined"]["eyes"]["finder"]
+    assert (made.frames != on_disk(film)).any()
+
+
+def test_the_noise_prior_may_be_another_one(film: Film, tiny: Backbone) -> None:
+    own, plain = (refine(film, tiles=2, backbone=tiny, correlation=gamma) for gamma in (None, 0.0))
+    assert (own.facts["correlation"], plain.facts["correlation"]) == (0.15, 0.0)
+    assert (own.frames != plain.frames).any()
+    assert plain.sidecar is not None
+    assert np.array_equal(from_sidecar(plain.sidecar, backbone=tiny, write=False).frames, plain.frames)
+    with pytest.raises(StarringError, match=r"correlation is 1\.0, but it must lie in \[0, 1\)"):
+        refine(film, tiles=2, backbone=tiny, correlation=1.0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is here")
+def test_a_film_from_a_device_that_is_not_here_is_refined_where_it_can_be(film: Film, tiny: Backbone) -> None:
+    assert film.sidecar is not None
+    facts = json.loads(film.sidecar.read_text())
+    facts["machine"]["device"] = "cuda"
+    film.sidecar.write_text(json.dumps(facts))
+    made = refine(film, tiles=2, write=False)
+    assert made.notes[0] == "The film was made on cuda, which is not here; it is refined on cpu."
+    assert np.array_equal(made.frames, refine(film, tiles=2, backbone=tiny, write=False).frames)
 
 
 @pytest.mark.slow

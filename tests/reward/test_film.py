@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,11 @@ from starring.backbones.presets import load_backbone
 from starring.config import Reward, from_json, to_json
 from starring.data.subject import Subject
 from starring.errors import StarringError
+from starring.generate.control import load_controlnet
+from starring.layers.control import controlled
 from starring.methods import build, recipe
 from starring.methods.base import Method, Plain, PlainConfig, Request
+from starring.methods.bridgeiv import BridgeIV, BridgeIVConfig
 from starring.miniature import album, world
 from starring.perception.encoders import CLIP, load_clip
 from starring.perception.segment import load_segmenter
@@ -28,6 +32,7 @@ from starring.reward.film import normalised, still
 from tests.families import ANIMATED
 from tests.perception.tiny_eyes import tiny_clip
 from tests.reward.middle import Middle
+from tests.tiny import tiny_controlnet
 
 SMALL = Reward(iterations=3, step=0.002, guarded=False)
 
@@ -114,8 +119,10 @@ def test_a_step_too_far_is_taken_back(tiny: Backbone, clip: CLIP) -> None:
 
 def test_a_step_has_the_length_that_was_asked_for() -> None:
     gradient = torch.randn(1, 4, 3, 5, 5) * torch.tensor([1.0, 1e-6, 0.0])[:, None, None]
-    size = normalised(gradient).square().mean((0, 1, 3, 4)).sqrt()
+    size = normalised(gradient, (0, 1, 2)).square().mean((0, 1, 3, 4)).sqrt()
     assert torch.allclose(size, torch.tensor([1.0, 1.0, 0.0]), atol=1e-5)
+    size = normalised(gradient, (0,)).square().mean((0, 1, 3, 4)).sqrt()
+    assert torch.allclose(size, torch.tensor([1.0, 0.0, 0.0]), atol=1e-5), "a frame without the subject stays"
 
 
 # The pictures are shown in this order: the film's frames, the reference, the photographs.
@@ -230,3 +237,37 @@ def test_the_reward_rises_on_subjects_that_nothing_was_trained_on(kind: str, see
     assert len(history) == 6
     assert (np.diff(history) > 0).all()
     assert history[-1] > history[0] + 0.05
+
+
+@pytest.mark.slow
+def test_bridgeiv_and_rewards_go_with_a_controlnet(tiny: Backbone, clip: CLIP, tmp_path: Path) -> None:
+    shown = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loaded = load_controlnet(str(tiny_controlnet(tmp_path)), tiny).network
+    method = BridgeIV(tiny, BridgeIVConfig(class_word="dog")).requires_grad_(False)
+    better = Rewarded(method, eyes(clip), Reward(iterations=1))
+    for each in (method, better):
+        free = each.generate(tiny, asked(tiny))
+        with controlled(tiny.denoiser, loaded, shown):
+            led = each.generate(tiny, asked(tiny))
+        assert led.isfinite().all()
+        assert not torch.equal(free, led)
+
+
+def test_a_ddpm_step_must_end_at_clean_latents(tiny: Backbone, clip: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sampler of few steps, such as AnimateLCM's, ends far from timestep 1."""
+    plain = tiny.scheduler
+
+    def trailing() -> Any:
+        return type(plain()).from_config(plain().config, timestep_spacing="trailing")
+
+    monkeypatch.setattr(tiny, "scheduler", trailing)
+    found = rewarded(tiny, clip, options=replace(SMALL, estimate="ddpm"))
+    with pytest.raises(StarringError, match=r"last of 3 steps of .* is \d+\. Choose 'deterministic'"):
+        found.generate(tiny, asked(tiny))
+
+
+def test_offloaded_networks_are_not_rewarded(tiny: Backbone, clip: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "_device", torch.device("cpu"))
+    assert tiny.offloaded
+    with pytest.raises(StarringError, match="Leave --offload out"):
+        rewarded(tiny, clip).generate(tiny, asked(tiny))

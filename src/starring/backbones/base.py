@@ -148,6 +148,8 @@ class Backbone(ABC):
     """What the denoiser predicts, under the schedule it is sampled with."""
     sample: Sample
     """How films are drawn when nobody says otherwise."""
+    current_timestep: Tensor | int | None = None
+    """That of the last call, for those of diffusers' caches that ask for it (``current_timestep_callback``)."""
 
     def __init__(
         self,
@@ -176,9 +178,20 @@ class Backbone(ABC):
         return self._device or next(self.denoiser.parameters()).device
 
     @property
+    def offloaded(self) -> bool:
+        """Whether each network is on the accelerator only while it is called."""
+        return self._device is not None
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision of the denoiser."""
         return next(self.denoiser.parameters()).dtype
+
+    def forget(self) -> None:
+        """Drop what one of diffusers' caches (``denoiser.enable_cache``) holds of the film before."""
+        reset: Any = getattr(self.denoiser, "_reset_stateful_cache", None)
+        if reset is not None:
+            reset()
 
     def parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Text encoder, denoiser and VAE, in the order a film needs them."""
@@ -190,7 +203,7 @@ class Backbone(ABC):
         Raises:
             StarringError: if its parts are offloaded: accelerate then decides where they are.
         """
-        if self._device is not None:
+        if self.offloaded:
             raise StarringError(f"{self.name} is offloaded and moves its own parts; load it anew to place it.")
         # diffusers warns about a dtype argument even when it is None
         wanted: dict[str, Any] = {"device": device, "dtype": dtype}

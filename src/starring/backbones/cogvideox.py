@@ -186,6 +186,7 @@ class CogVideoX(Backbone):
         """
         b = len(x)
         at, words = torch.as_tensor(t, device=self.device), text.expand(b).embeddings
+        self.current_timestep = at
         given = Reference(latents=reference) if isinstance(reference, Tensor) else reference
         if self._still:
             f, x = x.shape[2], _apart(x)
@@ -215,22 +216,29 @@ class CogVideoX(Backbone):
         clean = self._fitting(reference, None)
         rows = reference_rows(self.denoiser.config, reference, frames, self.device)
         at = torch.as_tensor(reference.t, device=self.device)
-        # What layers write down in this call is used after it, so that it is not to be computed again.
+        # What layers write down in this call is used after it, so that it is not to be computed again; and it is no
+        # step of a film, which a cache would count.
         checkpointing, self.denoiser.gradient_checkpointing = self.denoiser.gradient_checkpointing, False
+        caching: Any = self.denoiser._cache_config if self.denoiser.is_cache_enabled else None
+        if caching is not None:
+            self.denoiser.disable_cache()
         try:
             self._call(clean, at, text.expand(len(clean)).embeddings, rows)
         finally:
             self.denoiser.gradient_checkpointing = checkpointing
+            if caching is not None:
+                self.denoiser.enable_cache(caching)
 
     def _call(self, x: Tensor, t: Tensor, words: Tensor, rows: Rows | None) -> Tensor:
         """``b f c h w`` through the transformer, returned in float32."""
-        out = self.denoiser(
-            hidden_states=x,
-            encoder_hidden_states=words.to(self.device, self.dtype),
-            timestep=t.expand(len(x)),
-            image_rotary_emb=rows,
-            return_dict=False,
-        )[0]
+        with self.denoiser.cache_context("cond_uncond"):  # as the stock pipeline calls it
+            out = self.denoiser(
+                hidden_states=x,
+                encoder_hidden_states=words.to(self.device, self.dtype),
+                timestep=t.expand(len(x)),
+                image_rotary_emb=rows,
+                return_dict=False,
+            )[0]
         return out.float()
 
     def rotary(self, frames: int, h: int, w: int) -> Rows | None:
@@ -278,6 +286,8 @@ class CogVideoX(Backbone):
     def _modulated(self, count: int, t: int) -> Iterator[None]:
         """The last ``count`` tokens are scaled, shifted and gated as at timestep ``t`` in every block."""
         net = self.denoiser
+        if (offloaded := getattr(net, "_hf_hook", None)) is not None:
+            offloaded.pre_forward(net)  # the network is brought where it computes when it is called, which is later
         time = net.time_proj(torch.full((1,), t, device=self.device)).to(self.dtype)
         own = net.time_embedding(time)
 

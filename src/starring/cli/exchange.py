@@ -30,13 +30,15 @@ class Export:
         from starring.data.subject import slug
         from starring.formats import LORA, export, spoken
         from starring.methods import find
-        from starring.released import METHOD, export_adapter
+        from starring.released import METHOD, export_adapter, spoken_as
         from starring.run import Run
 
         run = Run.open(self.learned)
         if self.to == METHOD:
             show.written("Adapter", export_adapter(run, self.out))
             show.remark("The authors' script is given a photograph of the subject beside it (--ref_image_path).")
+            if (words := spoken_as(run)) is not None:
+                show.remark(f'Its prompts have to name the subject as this run does: "{words}".')
             return
         path = export(run, self.to, self.out, self.word)
         show.written("Embedding", path)

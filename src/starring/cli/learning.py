@@ -129,11 +129,12 @@ class Learn(Machine):
             raise StarringError(
                 "A resumed run knows its method, photographs, pairs, motion and tokens. Leave them out beside --resume."
             )
-        backbone = self.load(Run.open(folder))
+        run = Run.open(folder)
+        backbone = replace(self, dtype=self.dtype or run.record.dtype).load(run)
         with show.bars() as bars:
             return resume(
                 folder, backbone, segmenter=self.segmenter, on_progress=learning(bars), preview=watched,
-                validation=self._again(Run.open(folder)),
+                validation=self._again(run),
             )  # fmt: skip
 
     def _new(self, watched: Preview | None) -> Run:

@@ -58,7 +58,8 @@ class Machine:
 
         Args:
             run: what was learned.
-            film: what a film says about its backbone; its precision is kept too, unless the options say otherwise.
+            film: what a film says about its backbone; its precision is kept too, unless the options say otherwise, and
+                what its VAE did to save memory.
             usual: what is taken where nothing says otherwise.
         """
         from starring.backbones.presets import load_backbone
@@ -73,7 +74,8 @@ class Machine:
         dtype = self.dtype or (film["dtype"] if film is not None else None)
         family = None if run is None else run.record.family
         backbone = load_backbone(**origin, device=self.device, dtype=dtype, family=family)
-        memory = {key: getattr(self, key) for key in ("offload", "vae_slicing", "vae_tiling", "checkpointing")}
+        options = ("offload", "vae_slicing", "vae_tiling", "checkpointing")
+        memory = {key: getattr(self, key) or bool(film and film.get(key)) for key in options}
         return backbone.save_memory(**memory) if any(memory.values()) else backbone
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from starring.cli import show
-from starring.cli.options import Machine, Number, Word, pairs
+from starring.cli.options import Machine, Number, Real, Word, pairs
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Refine(Machine):
     """What the film shows; by default what it was made with."""
     seed: Number = None
     """Seed of the noise; the film's by default."""
+    correlation: Real = None
+    """How much noise neighbouring frames share, in [0, 1); the film's by default, 0 is plain noise."""
     sheet: Annotated[Path | None, arg(metavar="PICTURE")] = None
     """Write a picture of the film before and after."""
     out: Annotated[Path | None, arg(metavar="FOLDER", aliases=["--output-dir"])] = None
@@ -96,7 +98,8 @@ class Refine(Machine):
         with show.bars() as bars:
             film = refine(
                 self.film, face=face or False, tiles=tiles, run=run, prompt=self.prompt, seed=self.seed,
-                backbone=self._backbone(run), folder=self.out, on_progress=refining(bars),
+                correlation=self.correlation, backbone=self._backbone(run), folder=self.out,
+                on_progress=refining(bars),
             )  # fmt: skip
         if self.sheet is not None:
             write_image(self.sheet, comparison(opened(self.film).frames, film))

@@ -37,6 +37,17 @@ class Segmenter(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmenterRecord:
+    """Who cuts the subject out, as far as it must be the same again."""
+
+    name: str | None
+    """As it was named, files and folders by their absolute paths; empty for the backbone's own, ``None`` for an object.
+    """
+    id: str | None
+    """With weights and thresholds; ``None`` where no masks had to be cut."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Masks:
     """One mask for each photograph of a subject."""

@@ -22,8 +22,8 @@ from starring.data.augment import seeded
 from starring.data.files import write_bytes
 from starring.data.latents import Draw, endless
 
-PARTS = ("mean", "std", "reference_mean", "reference_std")
-"""Tensors of a shard, ``n c f h w`` and ``n c 1 h w``, float16."""
+PARTS = ("mean", "std", "reference_mean", "reference_std", "extent")
+"""Tensors of a shard, ``n c f h w``, ``n c 1 h w`` and ``n 1 1 h w``, float16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,12 +54,13 @@ class Shard:
         skipped = [(str(file), str(why)) for file, why in about["skipped"]]
         return cls(path=path, captions=about["captions"], entities=about["entities"], skipped=skipped)
 
-    def save(self, key: str, moments: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Shard:
+    def save(self, key: str, moments: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]) -> Shard:
         """Write the shard, atomically.
 
         Args:
             key: says what it was made from.
-            moments: mean and deviation of each clip, ``1 c f h w``, and of its reference, ``1 c 1 h w``.
+            moments: mean and deviation of each clip, ``1 c f h w``, and of its reference, ``1 c 1 h w``, and where the
+                clip is in its frame, ``1 1 1 h w`` in {0, 1}: not where bars are.
         """
         columns = [torch.cat(column).half().cpu().contiguous() for column in zip(*moments, strict=True)]
         about = {"key": key, "captions": self.captions, "entities": self.entities, "skipped": self.skipped}
@@ -88,7 +89,7 @@ class PairBank:
             position: how many samples have been drawn before.
             count: how many to draw.
             generator: not used; the batch brings one that follows from its position.
-            unmasked: not used; there are no masks.
+            unmasked: not used; masks say where the clips are, and not where a subject is.
         """
         own = seeded(self.seed, "pairs", position)
         rows = endless(len(self), self.seed, position, count)
@@ -101,8 +102,9 @@ class PairBank:
 
         clips = latents("")
         return Draw(
-            latents=clips, masks=torch.ones_like(clips[:, :1]), captions=[caption for caption, _, _ in read],
-            rows=rows, references=latents("reference_"), entities=[entity for _, entity, _ in read], generator=own,
+            latents=clips, masks=parts["extent"].expand(-1, -1, clips.shape[2], -1, -1),
+            captions=[caption for caption, _, _ in read], rows=rows, references=latents("reference_"),
+            entities=[entity for _, entity, _ in read], generator=own,
         )  # fmt: skip
 
     def _row(self, row: int) -> tuple[str, str, dict[str, Tensor]]:

@@ -44,8 +44,14 @@ def check_prompt(prompt: str) -> str:
 
 def mentions(text: str, entity: str) -> bool:
     """Whether a text holds an entity's word or words, in whatever case, and not as a part of a longer word."""
+    return bool(mentioned(text, entity))
+
+
+def mentioned(text: str, entity: str) -> list[tuple[int, int]]:
+    """Where a text :func:`mentions` an entity: first character and the one after the last, for each time."""
     wanted = r"\s+".join(map(re.escape, entity.split()))
-    return bool(wanted) and re.search(rf"(?<!\w){wanted}(?!\w)", text, re.IGNORECASE) is not None
+    found = re.finditer(rf"(?<!\w){wanted}(?!\w)", text, re.IGNORECASE) if wanted else ()
+    return [match.span() for match in found]
 
 
 def check_cast(prompt: str, words: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ def trajectory(
         )
     scheduler.set_timesteps(steps, device=noise.device)
     times: Tensor = scheduler.timesteps
-    start = start * len(times) // steps  # schedulers of second order list every timestep twice
+    start = _place(scheduler, start, steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
     x = noise if noise.dtype == torch.float64 else noise.float()
@@ -179,6 +179,16 @@ def _last(run: Generator[Step, Tensor | None, None], on_step: Callable[[Step], N
             on_step(step)
     assert x is not None
     return x
+
+
+def _place(scheduler: Any, start: int, steps: int) -> int:
+    """Where step ``start`` begins in the scheduler's timesteps.
+
+    Schedulers that ask twice a step list all of them twice but the first (or last); only the first of two may begin.
+    """
+    length = len(scheduler.timesteps)
+    order: int = getattr(scheduler, "order", 1) if length > steps else 1
+    return order * (start * math.ceil(length / order) // steps)
 
 
 def _scaled(scheduler: Any, x: Tensor, t: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from starring.data.files import write_image, write_json
 from starring.errors import StarringError
 from starring.generate import Film, fingerprint, generate
 from starring.generate import Progress as FilmProgress
+from starring.metrics.catalogue import LIKENESS
 from starring.metrics.statistics import Score
 from starring.metrics.suite import Judge, References
 from starring.reward import Eyes
@@ -114,6 +115,12 @@ class Shot:
     """Most bytes that the GPU held meanwhile; ``None`` on a CPU."""
     setting: str = ""
     """Backbone, sampling and noise: films of another setting have another floor."""
+
+    def value(self, key: str) -> float | None:
+        """A score; 0 of a likeness that was not measured since the film shows nobody, ``None`` of others."""
+        if key in self.scores:
+            return self.scores[key].value
+        return 0.0 if key in LIKENESS else None
 
     def load(self) -> NDArray[np.uint8]:
         """Its uncompressed frames, ``F H W 3``."""

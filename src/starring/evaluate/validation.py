@@ -225,7 +225,7 @@ def verdict(shots: Sequence[Shot], key: str = "dino_i") -> Verdict:
     moves = [shot.scores["motion_top"].value for shot in customized]
     kept = kept_motion(moves, [shot.scores["motion_top"].value for shot in floor])
     return Verdict(
-        identity=sum(shot.scores[key].value for shot in customized if key in shot.scores) / len(customized),
+        identity=sum(shot.value(key) or 0.0 for shot in customized) / len(customized),
         # Nothing can be lost where the untuned model does not follow the prompt, or does not move.
         text=mean(customized, "clip_t") / said if said > 0 else 1.0,
         motion=kept.share if kept is not None else 1.0,

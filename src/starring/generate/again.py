@@ -21,7 +21,18 @@ from starring.errors import StarringError
 from starring.generate.ask import clip, filled, photograph
 from starring.generate.beside import beside
 from starring.generate.control import Guide, guide
-from starring.generate.films import VERSION, Film, OnProgress, Progress, Shooting, film, threads, written
+from starring.generate.films import (
+    MEMORY,
+    VERSION,
+    Film,
+    OnProgress,
+    Progress,
+    Shooting,
+    film,
+    is_here,
+    threads,
+    written,
+)
 from starring.methods import build
 from starring.methods.base import Method, Plain, PlainConfig, require_family
 from starring.methods.cast import Cast
@@ -77,6 +88,8 @@ def from_sidecar(
 def reopened(path: Path, facts: dict[str, Any], backbone: Backbone | None = None) -> Shooting:
     """What a film was made with, loaded again, but for the clip that it was made from.
 
+    The backbone computes where it did then, or where :func:`load_backbone` would put it if there is no such device.
+
     Args:
         path: the film or its sidecar, for messages and because files are named from its folder.
         facts: what it says, from :func:`read_facts`.
@@ -85,13 +98,13 @@ def reopened(path: Path, facts: dict[str, Any], backbone: Backbone | None = None
     Raises:
         StarringError: if what it names is gone or was changed, or the backbone is of another family.
     """
-    device = facts["machine"]["device"]
     if backbone is None:
-        backbone = _reload(facts["backbone"], device)
+        device = facts["machine"]["device"]
+        backbone = _reload(facts["backbone"], device if is_here(device) else None)
     method, origin = _same_method(facts["method"], backbone, path)
     shared = Shooting(
         backbone=backbone, method=method, sample=from_json(Sample, facts["sample"]), correlation=facts["correlation"],
-        origin=origin, speaker=_reload(facts["text_encoder"], device) if facts["text_encoder"] else None,
+        origin=origin, speaker=_reload(facts["text_encoder"], "cpu") if facts["text_encoder"] else None,
     )  # fmt: skip
     if (shown := facts.get("beside")) is not None:  # older sidecars do not say
         shared = _same_pictures(shown, facts["prompt"], shared, path)
@@ -124,8 +137,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     return typed("dict[str, Any]", facts)
 
 
-def _reload(about: dict[str, Any], device: str) -> Backbone:
-    return load_backbone(**about["origin"], device=device, dtype=about["dtype"])
+def _reload(about: dict[str, Any], device: str | None) -> Backbone:
+    loaded = load_backbone(**about["origin"], device=device, dtype=about["dtype"])
+    return loaded.save_memory(**{key: about.get(key, False) for key in MEMORY})  # older sidecars do not say
 
 
 def _same_method(origin: dict[str, Any], backbone: Backbone, path: Path) -> tuple[Method, dict[str, Any]]:
@@ -205,14 +219,17 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     places = {
         "the backbone's weights": ("backbone", "fingerprint"),
         "the precision": ("backbone", "dtype"),
+        "the VAE's slicing": ("backbone", "vae_slicing"),
+        "the VAE's tiling": ("backbone", "vae_tiling"),
         "the device": ("machine", "device"),
         "the processor": ("machine", "processor"),
         "the number of threads": ("machine", "threads"),
         "the system": ("machine", "system"),
     }
     for what, (part, key) in places.items():
-        if then[part][key] != now[part][key]:
-            yield f"It was made with another value of {what}: {then[part][key]}; now {now[part][key]}."
+        former, present = then[part].get(key, now[part][key]), now[part][key]  # older sidecars do not say all
+        if former != present:
+            yield f"It was made with another value of {what}: {former}; now {present}."
     former, looking = (facts["method"].get("reward", {}).get("eyes") for facts in (then, now))
     if former is not None and former != looking:  # older sidecars do not say
         yield f"It was rewarded by other networks: {former}; now {looking}."

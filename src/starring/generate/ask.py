@@ -140,7 +140,7 @@ def prepared(
     return Shooting(
         backbone=loaded, method=method, origin=origin,
         sample=_sample(sample, run.record.recipe.sample if run else None, loaded),
-        correlation=_gamma(wished if correlation is None else correlation),
+        correlation=gamma(wished if correlation is None else correlation),
         speaker=_speaker(text_encoder, run if customized else None),
     )  # fmt: skip
 
@@ -195,7 +195,12 @@ def _orders(prompts: Sequence[str], seed: int, num: int, check: Callable[[str], 
     return [(prompt, seed + i) for prompt in map(check, prompts) for i in range(num)]
 
 
-def _gamma(correlation: float) -> float:
+def gamma(correlation: float) -> float:
+    """A noise prior's correlation, checked.
+
+    Raises:
+        StarringError: if it lies outside [0, 1).
+    """
     if not 0 <= correlation < 1:
         raise StarringError(
             f"The noise prior's correlation is {correlation}, but it must lie in [0, 1); 0 is plain noise."
@@ -345,4 +350,7 @@ def photograph(path: str | Path, shared: Shooting) -> dict[str, Any]:
 def _speaker(text_encoder: str, run: Run | None) -> Backbone | None:
     if text_encoder not in ENCODERS:
         raise unknown("text encoder", text_encoder, ENCODERS)
-    return _backbone(None, run) if text_encoder == "trained" and run is not None else None
+    if text_encoder == "own" or run is None:
+        return None
+    # Only its text encoder is needed, and that goes to the backbone's device when it is asked.
+    return load_backbone(**run.record.origin, device="cpu")

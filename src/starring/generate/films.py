@@ -29,6 +29,8 @@ from starring.run import libraries
 
 VERSION = 2
 """Of the sidecar's layout."""
+MEMORY = ("vae_slicing", "vae_tiling")
+"""What :meth:`Backbone.save_memory` switches on that a film's bits depend on."""
 DECODE = 4
 """Frames that the VAE decodes at once: at 512x512 a frame takes more than a gigabyte."""
 
@@ -257,6 +259,7 @@ def about(backbone: Backbone) -> dict[str, Any]:
         "family": backbone.family,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "fingerprint": fingerprint(backbone),
+        **{key: bool(getattr(backbone.vae, key.replace("vae", "use"), False)) for key in MEMORY},
     }
 
 

@@ -17,7 +17,8 @@ from starring.errors import StarringError
 def controlled(denoiser: nn.Module, network: Any, picture: Tensor, scale: float = 1.0) -> Iterator[None]:
     """Add what a ControlNet says about a picture to every call of a denoiser, as diffusers' pipelines do.
 
-    Frames of a video ``b c f h w`` go through the ControlNet as single pictures.
+    Frames of a video ``b c f h w`` go through the ControlNet as single pictures. A call for a single picture beside the
+    film, such as a reference image in step with it, follows the film's first.
 
     Args:
         denoiser: a U-Net that takes ``down_block_additional_residuals``.
@@ -26,7 +27,8 @@ def controlled(denoiser: nn.Module, network: Any, picture: Tensor, scale: float 
         scale: weight of what it says.
 
     Raises:
-        StarringError: if the denoiser takes no such residuals, or reads words of another width than the ControlNet.
+        StarringError: if the denoiser takes no such residuals or reads words of another width than the ControlNet, or
+            if it is called for another number of frames.
     """
     if "down_block_additional_residuals" not in inspect.signature(denoiser.forward).parameters:
         raise StarringError(
@@ -42,8 +44,10 @@ def controlled(denoiser: nn.Module, network: Any, picture: Tensor, scale: float 
                 f"This ControlNet reads words of width {width}, and the backbone's have {words.shape[-1]}. Take one"
                 " that was made for the same base."
             )
+        if x.shape[2] not in (1, len(picture)):
+            raise StarringError(f"The ControlNet is shown {len(picture)} frames, and the film has {x.shape[2]}.")
         frames = x.transpose(1, 2).flatten(0, 1).to(network.dtype)
-        seen = picture.to(frames).repeat(x.shape[0], 1, 1, 1)
+        seen = picture[: x.shape[2]].to(frames).repeat(x.shape[0], 1, 1, 1)
         with torch.no_grad():
             down, middle = network(
                 frames, t, encoder_hidden_states=words.to(network.dtype), controlnet_cond=seen,

@@ -18,10 +18,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_dispatch import (
+    _AttentionBackendRegistry,  # pyright: ignore[reportPrivateUsage]
+    dispatch_attention_fn,
+)
 from torch import Tensor
+
+from starring.errors import StarringError
 
 KeyValue = tuple[Tensor, Tensor]
 Measure = Callable[[Sequence[Tensor]], Tensor]
+NATIVE, MATH = "native", "_native_math"
+FLASH = (NATIVE, "_native_flash", "flash")
+"""Backends of diffusers that stand for the kernel used here."""
 _aten: Any = torch.ops.aten
 
 
@@ -36,10 +45,10 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         The output ``b h n d`` and the log-sum-exp ``b h n`` (float32; float64 for float64 inputs).
     """
-    return _kernel(query)[0](query, key, value)[:2]
+    return _kernel(query, NATIVE)[0](query, key, value)[:2]
 
 
-def biased_attention(query: Tensor, groups: Sequence[KeyValue], bias: Tensor | Measure) -> Tensor:
+def biased_attention(query: Tensor, groups: Sequence[KeyValue], bias: Tensor | Measure, backend: Any = None) -> Tensor:
     """One softmax over several groups of keys, with a bias on the logits of the last.
 
     Args:
@@ -48,20 +57,35 @@ def biased_attention(query: Tensor, groups: Sequence[KeyValue], bias: Tensor | M
         bias: ``a``, broadcast to ``b h n``; a 0-d tensor is the same for all. It carries gradient. Where the bias
             follows from the attention itself, a function that is told every group's log-sum-exp ``b h n``, a
             by-product, and gives ``a`` without gradient.
+        backend: see :func:`chosen`.
 
     Returns:
         ``b h n d``, differentiable in all tensors.
+
+    Raises:
+        StarringError: if the chosen backend does not tell the log-sum-exp.
     """
-    out: Any = _Merged.apply(bias, query, *(part for group in groups for part in group))
+    out: Any = _Merged.apply(chosen(backend), bias, query, *(part for group in groups for part in group))
     return out
+
+
+def chosen(backend: Any = None) -> str:
+    """The name of the attention backend of diffusers that the user has chosen.
+
+    Args:
+        backend: for these layers (``set_attention_backend``); ``None`` is the one for all, by the context
+            ``attention_backend`` or the variable ``DIFFUSERS_ATTN_BACKEND``.
+    """
+    name = backend if backend is not None else _AttentionBackendRegistry.get_active_backend()[0]
+    return str(getattr(name, "value", name))
 
 
 class _Merged(torch.autograd.Function):
     """The merge, and its exact gradient: each kernel's own backward, told the merged output and log-sum-exp."""
 
     @staticmethod
-    def forward(ctx: Any, bias: Tensor | Measure, query: Tensor, *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        run = _kernel(query)[0]
+    def forward(ctx: Any, backend: str, bias: Tensor | Measure, query: Tensor, *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        run = _kernel(query, backend)[0]
         made = [run(query, key, value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
         sums: list[Tensor] = [each[1] for each in made]
         shift = (bias if isinstance(bias, Tensor) else bias(sums)).to(sums[0])
@@ -74,6 +98,7 @@ class _Merged(torch.autograd.Function):
         learned = isinstance(bias, Tensor) and bias.requires_grad
         ctx.save_for_backward(query, *parts, out, total, shift, *((weight, made[-1][0]) if learned else ()))
         ctx.rest, ctx.kind = [each[2:] for each in made], bias.dtype if isinstance(bias, Tensor) else None
+        ctx.backend = backend
         return out
 
     @staticmethod
@@ -81,28 +106,35 @@ class _Merged(torch.autograd.Function):
         count = 2 * len(ctx.rest)
         query, *saved = ctx.saved_tensors
         parts, (out, total, shift, *more) = saved[:count], saved[count:]
-        (grad,), back = grads, _kernel(query)[1]
+        (grad,), back = grads, _kernel(query, ctx.backend)[1]
         totals = [total] * (len(ctx.rest) - 1) + [(total - shift).contiguous()]
         each = [
             back(grad, query, key, value, out, seen, rest)
             for key, value, seen, rest in zip(parts[::2], parts[1::2], totals, ctx.rest, strict=True)
         ]
         wanted = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[1]:
             weight, far = more
             wanted = (weight * (grad * (far - out)).sum(-1)).sum_to_size(shift.shape).to(ctx.kind)
-        return wanted, reduce(torch.add, (q for q, _, _ in each)), *(part for _, *own in each for part in own)
+        return None, wanted, reduce(torch.add, (q for q, _, _ in each)), *(part for _, *own in each for part in own)
 
 
 _Forward = Callable[[Tensor, Tensor, Tensor], "tuple[Any, ...]"]
 _Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "list[Any]"], "tuple[Tensor, Tensor, Tensor]"]
 
 
-def _kernel(query: Tensor) -> tuple[_Forward, _Backward]:
+def _kernel(query: Tensor, backend: str) -> tuple[_Forward, _Backward]:
     """Forward and backward of the fused kernel that gives the log-sum-exp where ``query`` is.
 
-    FlashAttention on accelerators in half precision and on CPUs; elsewhere the formula.
+    FlashAttention on accelerators in half precision and on CPUs; elsewhere, and where it is asked for, the formula.
     """
+    if backend == MATH:
+        return _formula, _formula_back
+    if backend not in FLASH:
+        raise StarringError(
+            f"The attention backend '{backend}' does not tell the log-sum-exp that the biases towards a reference are"
+            f" merged by. Choose one of {', '.join((*FLASH, MATH))}, or film without biases (tab=False, erae=False)."
+        )
     if query.device.type in ("cpu", "meta"):
         return _cpu, _cpu_back
     if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
@@ -174,10 +206,8 @@ def stretched(maps: Tensor, frames: int) -> Tensor:
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, backend: Any = None) -> Tensor:
-    """``b h n d`` by torch's own attention, or by the backend of diffusers' dispatcher that the user has chosen."""
-    if backend is None:
+    """``b h n d`` by torch's own attention, or by the backend of diffusers' dispatcher that is :func:`chosen`."""
+    if chosen(backend) == NATIVE:
         return F.scaled_dot_product_attention(query, key, value)
-    from diffusers.models.attention_dispatch import dispatch_attention_fn
-
     q, k, v = (part.transpose(1, 2) for part in (query, key, value))
     return dispatch_attention_fn(q, k, v, backend=backend).transpose(1, 2)

@@ -6,7 +6,7 @@ Tokens stand in the order text, video, reference. ``b`` batch, ``n`` tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class View:
 
     form: str = "none"
     """``none``: no reference. ``joint``: its tokens end the sequence (eq. 4). ``read``: they are all there is but text,
-    and each layer's keys and values go on the tape. ``cached``: these are attended to (Algorithm 1)."""
+    and each layer keeps their keys and values. ``cached``: these are attended to (Algorithm 1)."""
     frames: int = 1
     """Latent frames of the film."""
     pictures: int = 1
@@ -51,16 +51,13 @@ class View:
     """beta_1 of eq. 8."""
     product: bool = False
     """Multiply the two biases, as Algorithm 1 writes it, instead of adding them."""
-    tape: dict[str, KeyValue] = field(default_factory=dict[str, KeyValue])
-    """Keys (normalised, rotated) and values of the reference by the layer's name."""
 
 
 class ReferenceAttention:
     """An attention processor for CogVideoX's blocks; without a reference it is the one it replaces.
 
     Args:
-        name: the layer's.
-        adapters: its low-rank changes by the name of the linear layer: ``to_q``, ``to_k``, ``to_v``, ``to_out``.
+        adapters: low-rank changes by the name of the linear layer: ``to_q``, ``to_k``, ``to_v``, ``to_out``.
         look: says what the present call is.
         previous: the processor it replaces.
     """
@@ -68,8 +65,12 @@ class ReferenceAttention:
     _attention_backend: Any = None
     _parallel_config: Any = None
 
-    def __init__(self, name: str, adapters: Mapping[str, LowRank], look: Callable[[], View], previous: Any) -> None:
-        self.name, self.adapters, self.look, self.previous = name, adapters, look, previous
+    def __init__(self, adapters: Mapping[str, LowRank], look: Callable[[], View], previous: Any) -> None:
+        self.adapters, self.look, self.previous = adapters, look, previous
+        self._attention_backend = getattr(previous, "_attention_backend", None)
+        # Here and not in a table by the layer's name, which would be compiled anew for every layer.
+        self.kept: KeyValue | None = None
+        """Keys (normalised, rotated) and values ``b h r d`` of the reference that was read last."""
 
     def __call__(
         self,
@@ -94,7 +95,7 @@ class ReferenceAttention:
         key = _rotated(attn.norm_k(key) if attn.norm_k is not None else key, words, image_rotary_emb)
         query, key = query.to(value.dtype), key.to(value.dtype)  # norms under autocast return float32
         if view.form == "read":
-            out = self._read(view, query, key, value, words)
+            out = self._read(query, key, value, words)
         else:
             out = self._beside(view, query, key, value, words, own)
         out = out.to(query.dtype).transpose(1, 2).flatten(2)
@@ -113,10 +114,9 @@ class ReferenceAttention:
             return out
         return torch.cat([out[:, :-own], out[:, -own:] + change(x[:, -own:]).to(out.dtype)], dim=1)
 
-    def _read(self, view: View, query: Tensor, key: Tensor, value: Tensor, words: int) -> Tensor:
+    def _read(self, query: Tensor, key: Tensor, value: Tensor, words: int) -> Tensor:
         """The reference attends to itself alone, and so do the words, which nothing reads."""
-        far = key[:, :, words:], value[:, :, words:]
-        view.tape.setdefault(self.name, far)
+        self.kept = far = key[:, :, words:], value[:, :, words:]
         text = plain_attention(query[:, :, :words], key[:, :, :words], value[:, :, :words], self._attention_backend)
         clean = plain_attention(query[:, :, words:], *far, self._attention_backend)
         return torch.cat([text, clean], dim=2)
@@ -124,7 +124,8 @@ class ReferenceAttention:
     def _beside(self, view: View, query: Tensor, key: Tensor, value: Tensor, words: int, own: int) -> Tensor:
         end = key.shape[2] - own
         if view.form == "cached":
-            far_key, far_value = (part.expand(len(query), -1, -1, -1) for part in view.tape[self.name])
+            assert self.kept is not None
+            far_key, far_value = (part.expand(len(query), -1, -1, -1) for part in self.kept)
         else:
             far_key, far_value = key[:, :, end:], value[:, :, end:]
         if view.time is None and view.columns is None:
@@ -133,19 +134,20 @@ class ReferenceAttention:
         groups = [(key[:, :, :end], value[:, :, :end]), (far_key, far_value)]
         columns = view.columns
         if columns is None:
-            return biased_attention(query, groups, self._bias(view, query, words, end, None))
+            bias = self._bias(view, query, words, end, None)
+            return biased_attention(query, groups, bias, self._attention_backend)
         if view.map != "joint":  # the text's softmax is asked for
             text, film = slice(0, words), slice(words, end)
             groups[:1] = [(key[:, :, part], value[:, :, part]) for part in (text, film)]
 
         asked = key[:, :, columns]
 
-        def bias(sums: Sequence[Tensor]) -> Tensor:
+        def measured(sums: Sequence[Tensor]) -> Tensor:
             total = torch.logsumexp(torch.stack(list(sums)), 0) if view.map == "joint" else sums[0]
             region = self._region(view, query[:, :, words:end], asked, total[:, :, words:end])
             return self._bias(view, query, words, end, region)
 
-        return biased_attention(query, groups, bias)
+        return biased_attention(query, groups, measured, self._attention_backend)
 
     def _bias(self, view: View, query: Tensor, words: int, end: int, region: Tensor | None) -> Tensor:
         """The bias of each query towards the reference, ``b 1 n`` (eq. 7 and 8)."""
@@ -162,7 +164,8 @@ class ReferenceAttention:
     def _region(self, view: View, video: Tensor, asked: Tensor, total: Tensor) -> Tensor:
         """Where the entity is, ``b n`` of 0 and 1 (R_e of eq. 8)."""
         assert view.entity is not None
-        found = entity_map(video, asked, view.entity, total)
+        rows = view.entity[-len(video) :]  # a cache may leave out the negative prompts, which come first
+        found = entity_map(video, asked, rows, total)
         if view.map == "minmax":
             found = stretched(found, view.frames)
         return (found > view.threshold).float()

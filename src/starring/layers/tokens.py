@@ -1,4 +1,4 @@
-"""Extra words for a frozen text encoder.
+"""Extra words for a frozen text encoder, and which tokens the words of a prompt are.
 
 The encoder's embedding table is never resized: the new ids, which lie beyond its end, are replaced by a legal id on the
 way into the table, and the learned rows are written over the table's answer on the way out.
@@ -165,3 +165,28 @@ def _extended(tokenizer: Any, new: list[str], table_size: int) -> tuple[Any, lis
     assert not ids or (ids == list(range(ids[0], ids[0] + len(ids))) and ids[0] >= table_size)
     _COPIES[tokenizer] = (key, extended, len(extended))
     return extended, ids
+
+
+def tokens_of(tokenizer: Any, text: str, span: tuple[int, int]) -> slice:
+    """The tokens of which characters ``span`` of a text are made, as places among the text's tokens.
+
+    A tokenizer that knows the characters of its tokens is asked. Of another, the tokens before a place are those that
+    the text has in common with itself when it is cut there; one that goes on beyond the end belongs to the span.
+    """
+    start, end = span
+    if tokenizer.is_fast:
+        offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=True, verbose=False)["offset_mapping"]
+        inside = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
+        return slice(inside[0], inside[-1] + 1) if inside else slice(0, 0)
+    whole, before, until = (
+        list(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"])
+        for part in (text, text[:start].rstrip(), text[:end])
+    )
+    first, last = (_common(whole, part) for part in (before, until))
+    return slice(first, last if last == len(until) else last + 1)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many numbers two lists have in common before they differ."""
+    same = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(same, min(len(one), len(other)))

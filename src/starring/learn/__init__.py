@@ -23,7 +23,7 @@ from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.config import Recipe, from_json, to_json
-from starring.data.masks import Segmenter
+from starring.data.masks import Segmenter, SegmenterRecord
 from starring.data.motion import Motion, MotionRecord
 from starring.data.pairs import Pairs, PairsRecord
 from starring.data.prompts import check_prompt
@@ -33,12 +33,13 @@ from starring.errors import Interrupted, StarringError
 from starring.learn.choice import FOLDER, Chooser, Validation
 from starring.learn.clips import clips_of, lasting, recorded, seer_of, shown
 from starring.learn.guards import Stop, guarded, own_randomness, seed_all
-from starring.learn.identity import identity_of, prompted
+from starring.learn.identity import identity_of, written_out
 from starring.learn.loop import Loop
 from starring.learn.pairs import beside, checked, encoded, learned_before, material, same
-from starring.learn.prepare import choose_segmenter, prepared
+from starring.learn.prepare import choose_segmenter, cutter, prepared, same_name
 from starring.learn.prior import class_images
 from starring.learn.progress import OnProgress, Preview, Progress, nobody
+from starring.learn.stages import require_backbones
 from starring.learn.words import taken_over
 from starring.methods import Method, build, find, recipe_for
 from starring.perception.identity import IdentityEyes
@@ -104,12 +105,15 @@ def learn(
         motion = lasting(recipe, recorded(motion, run.record.motion) if run else motion, backbone)
         for complaint in motion.skipped if motion is not None else ():
             tell(Progress(phase="check", complaint=complaint))
+        require_backbones(recipe, backbone)
         method = _fresh(recipe, backbone)
+        segmenter = same_name(segmenter, run)
         eye = choose_segmenter(segmenter, subject, backbone, recipe, run)
         see = cache(partial(seer_of, recipe, backbone))  # an image encoder takes gigabytes, and may not be needed
         if motion is not None and run is None:
             start |= {"image": shown(subject, recipe, see())}
-        run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, backbone, accelerator, start)
+        cut = cutter(segmenter, eye)
+        run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, cut, backbone, accelerator, start)
         method.load_state_dict(run.load_start(), strict=False)
         tell(Progress(phase="check", run=run.folder))
         if not recipe.stages:
@@ -154,7 +158,7 @@ def resume(
         backbone: the one it was begun with.
         subject: the photographs, or the pairs; read from where they were when absent.
         motion: the clips, likewise.
-        segmenter: as in :func:`learn`; needed only if masks had not all been cut.
+        segmenter: the one it was begun with; needed only if that was an object and masks had not all been cut.
         eyes: as in :func:`learn`.
         on_progress: as in :func:`learn`.
         preview: as in :func:`learn`.
@@ -235,7 +239,8 @@ def _resolved(
     elif find(method_name).paired and (run is None or recipe.stages):
         recipe, start = learned_before(recipe, tokens, backbone)
     elif tokens is not None and run is None:
-        recipe, start = taken_over(recipe, Run.open(tokens), backbone, subject.class_word)
+        spelled = replace(recipe, options=_spelled(recipe, subject.class_word))
+        recipe, start = taken_over(spelled, Run.open(tokens), backbone, subject.class_word)
     if not recipe.stages and not start and (run is None or not run.load_start()):
         raise StarringError(f"The recipe for '{method_name}' has no stage, so nothing would learn. Give it one.")
     captions = recipe.data.templates or (recipe.data.template,)
@@ -261,11 +266,16 @@ def _options(recipe: Recipe, class_word: str) -> dict[str, Any]:
     Raises:
         StarringError: for an unknown option, with the nearest name, and for a value that the method refuses.
     """
-    config_type, options = find(recipe.method).config_type, dict(recipe.options)
+    config_type, options = find(recipe.method).config_type, _spelled(recipe, class_word)
     if "class_word" in {f.name for f in dataclasses.fields(config_type)}:
         options.setdefault("class_word", class_word)
-    options = prompted(options, {f.name for f in dataclasses.fields(config_type)}, class_word)
     return to_json(from_json(config_type, options))
+
+
+def _spelled(recipe: Recipe, class_word: str) -> dict[str, Any]:
+    return written_out(
+        recipe.options, {f.name for f in dataclasses.fields(find(recipe.method).config_type)}, class_word
+    )
 
 
 def _same(run: Run, recipe: Recipe, subject: Subject, backbone: Backbone) -> None:
@@ -287,11 +297,20 @@ def _same(run: Run, recipe: Recipe, subject: Subject, backbone: Backbone) -> Non
             f" {_said(backbone.origin)} ({backbone.family}). Resume it with its own: leave --backbone and --base out,"
             " or in Python load_backbone(**run.record.origin)."
         )
+    if record.dtype not in (None, _precision(backbone)):
+        raise StarringError(
+            f"{run.folder} was begun in the precision {record.dtype}, not in {_precision(backbone)}. Resume it in its"
+            f" own (--dtype {record.dtype}), or begin a new run."
+        )
     if set(subject.digests) != set(record.subject.digests.values()):
         raise StarringError(
             f"The photographs of '{subject.name}' are not those that {run.folder} was begun with. Put them back, or"
             " begin a new run."
         )
+
+
+def _precision(backbone: Backbone) -> str:
+    return str(backbone.dtype).removeprefix("torch.")
 
 
 def _places(origin: Mapping[str, str]) -> dict[str, str]:
@@ -320,14 +339,15 @@ def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
 
 def _new_run(
     runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, motion: Motion | None,
-    pairs: Pairs | None, backbone: Backbone, process: Accelerator, start: Mapping[str, Tensor],
+    pairs: Pairs | None, cut: SegmenterRecord | None, backbone: Backbone, process: Accelerator,
+    start: Mapping[str, Tensor],
 ) -> Run:  # fmt: skip
     made: list[Any] = [None]
     if process.is_main_process:
         record = Record(
             recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
             motion=MotionRecord.of(motion) if motion else None, pairs=PairsRecord.of(pairs) if pairs else None,
-            libraries=libraries(),
+            segmenter=cut, dtype=_precision(backbone), libraries=libraries(),
         )  # fmt: skip
         made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record, start).folder)]
     if process.num_processes > 1:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from starring.backbones.base import Backbone
 from starring.config import Recipe
 from starring.data.masks import Segmenter
+from starring.data.prompts import read_prompts
 from starring.data.simulated import simulated
 from starring.data.subject import Complaint, Subject, strangers
 from starring.errors import StarringError
@@ -53,12 +54,33 @@ def identity_of(
     return identity
 
 
-def prompted(options: Mapping[str, Any], fields: set[str], class_word: str) -> dict[str, Any]:
-    """Options with simulated prompts written out, where the method has them and nobody gave any."""
-    if "simulated" not in fields or options.get("prompts") or not options.get("simulated", 50):
-        return dict(options)
-    made = simulated(class_word, int(options.get("simulated", 50)), str(options.get("world", "photographs")))
-    return {**options, "prompts": list(made)}
+def written_out(options: Mapping[str, Any], fields: set[str], class_word: str) -> dict[str, Any]:
+    """Options as a run's record holds them: a face's number as text, and the simulated prompts themselves.
+
+    Where the method has such prompts and nobody gave any they are made, and a text file's are read; with ``simulated``
+    0 there are none, whoever gave them.
+
+    Args:
+        options: as they were given.
+        fields: names of the method's options.
+        class_word: what the subject is.
+
+    Raises:
+        StarringError: if there is no such text file, or one of its lines does not name the subject.
+    """
+    own, face = dict(options), options.get("face")
+    if "face" in fields and isinstance(face, int) and not isinstance(face, bool):
+        own["face"] = str(face)
+    if "simulated" not in fields:
+        return own
+    count, given = options.get("simulated", 50), options.get("prompts")
+    if not count:
+        own["prompts"] = []
+    elif isinstance(given, str) and given:
+        own["prompts"] = read_prompts(given)
+    elif not given and isinstance(count, int):  # what is no number is refused where all options are read
+        own["prompts"] = list(simulated(class_word, count, str(options.get("world", "photographs"))))
+    return own
 
 
 def _reader(backbone: Backbone, options: Mapping[str, Any]) -> CLIP | None:

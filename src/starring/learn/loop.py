@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 import time
@@ -17,7 +16,6 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 
 from starring.backbones.base import Backbone
-from starring.backbones.presets import load_backbone
 from starring.config import Recipe, Stage, Train
 from starring.data.augment import seeded
 from starring.data.files import write_image
@@ -28,14 +26,14 @@ from starring.learn.choice import Chooser, alarms, why
 from starring.learn.clips import Clips
 from starring.learn.guards import Stop, guarded, random_state, set_random_state
 from starring.learn.progress import OnProgress, Preview, Progress
+from starring.learn.stages import trained_on
+from starring.learn.voids import SEEN, require_some_use, void_in
 from starring.methods import Batch, Method, Request
 from starring.perception.identity import Identity
 from starring.run import Checkpoint, Run
 
 SHEET = 8
 """Frames of a preview that are shown."""
-VOID = 10
-"""So many void steps in a row end the training."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -59,7 +57,9 @@ class Place:
     position: int = 0
     """Samples drawn in this stage, by all processes."""
     voids: int = 0
-    """Steps in a row from which nothing could be learned; the log has it too."""
+    """Steps in a row whose reward was no number, those without the subject not counted; the log has it too."""
+    unseen: int = 0
+    """Rewarded steps in a row without the subject on any film; the log has it too."""
     started: float = field(default_factory=time.perf_counter)
     """When this process began the stage; never stored."""
 
@@ -130,19 +130,13 @@ class Loop:
         place = Place(
             stage=index, step=step, generator=seeded(t.seed, "stage", index, rank),
             optimizer=self.accelerator.prepare_optimizer(optimizer), scheduler=_schedule(optimizer, t),
-            backbone=self._trained_on(stage),
+            backbone=trained_on(stage, self.backbone),
         )  # fmt: skip
         if state is not None:
-            self._restore(place, state)
+            self._restore(place, state, stage)
         return place
 
-    def _trained_on(self, stage: Stage) -> Backbone:
-        """The run's backbone, or the one that the stage asks for, placed like it."""
-        if not stage.backbone or stage.backbone == self.backbone.name:
-            return self.backbone
-        return load_backbone(stage.backbone, device=self.backbone.device, dtype=self.backbone.dtype)
-
-    def _restore(self, place: Place, state: Checkpoint) -> None:
+    def _restore(self, place: Place, state: Checkpoint, stage: Stage) -> None:
         if len(state.rng) != self.accelerator.num_processes:
             raise StarringError(
                 f"{self.run.folder} was trained by {len(state.rng)} processes, not by {self.accelerator.num_processes}."
@@ -154,7 +148,7 @@ class Loop:
         if scaler is not None and state.scaler:
             scaler.load_state_dict(dict(state.scaler))
         place.stage_step, place.position = state.stage_step, state.position
-        place.voids = _voids(self.run.entries())
+        place.voids, place.unseen = void_in(self.run.entries(), stage.name)
         set_random_state(state.rng[self.accelerator.process_index], place.generator)
 
     def _result(self) -> dict[str, Tensor]:
@@ -226,13 +220,15 @@ class Loop:
             total += value / t.accumulate
             for name, part in losses.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(part) / t.accumulate
+        seen = True
         if stage.rewarded:
             void = self._anyone(void or (self.accelerator.scaler is None and not _finite(_learning(place))))
+            seen = self._anyone(parts.get(SEEN, 1.0) > 0)
             parts["void"] = float(void)
-        if void:
-            self._skip(place)
+        if void or not seen:
+            self._skip(place, stage, seen)
         else:
-            place.voids = 0
+            place.voids = place.unseen = 0
             self._descend(place, t)
         return self._averaged(total, parts)
 
@@ -241,23 +237,25 @@ class Loop:
         if self.accelerator.num_processes == 1:
             return loss, parts
         told = gather_object([(loss, parts)])
-        mean = {name: sum(each[name] for _, each in told) / len(told) for name in parts}
+        # A process that saw nobody has no likeness to tell.
+        values = {
+            name: [each[name] for _, each in told if name in each] for name in {n for _, each in told for n in each}
+        }
+        mean = {name: sum(some) / len(some) for name, some in sorted(values.items())}
         return sum(each for each, _ in told) / len(told), mean
 
-    def _skip(self, place: Place) -> None:
-        """Leave everything as it was, since the reward or its gradient was no number.
+    def _skip(self, place: Place, stage: Stage, seen: bool) -> None:
+        """Leave everything as it was, since the reward or its gradient was no number, or nobody was seen.
 
         Raises:
-            StarringError: the :data:`VOID`-th time in a row.
+            StarringError: if that was so too often in a row.
         """
         place.optimizer.zero_grad()
-        place.voids += 1
-        if place.voids >= VOID:
-            raise StarringError(
-                f"The reward was no number {VOID} times in a row, at step {place.step + 1} of {self.run.folder}; these"
-                " steps changed nothing. Lower the learning rate, or train with precision no."
-            )
-        note = f"Step {place.step + 1} was left out: the reward or its gradient is no number."
+        place.voids, place.unseen = place.voids + seen, 0 if seen else place.unseen + 1
+        at = f"at step {place.step + 1} of {self.run.folder}"
+        require_some_use(place.voids, place.unseen, stage.train.steps, at)
+        reason = "the reward or its gradient is no number" if seen else "the subject is not seen on its film"
+        note = f"Step {place.step + 1} was left out: {reason}."
         self.tell(Progress(phase="learn", step=place.step, total=self.total, note=note, run=self.run.folder))
 
     def _on_clips(self, place: Place, stage: Stage) -> bool:
@@ -373,12 +371,6 @@ class Loop:
 
 def _finite(parameters: Sequence[Tensor]) -> bool:
     return all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
-
-
-def _voids(entries: Sequence[Mapping[str, Any]]) -> int:
-    """Void steps at the end of a log."""
-    steps = [bool(entry["parts"].get("void")) for entry in entries if "parts" in entry]
-    return len(list(itertools.takewhile(bool, reversed(steps))))
 
 
 def _learning(place: Place) -> list[Tensor]:

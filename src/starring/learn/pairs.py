@@ -20,7 +20,7 @@ from starring.backbones.presets import shipped
 from starring.config import Recipe, Sample
 from starring.data.cutouts import on_white, read_cutout
 from starring.data.files import write_image
-from starring.data.latents import Bank
+from starring.data.latents import Bank, shrink
 from starring.data.motion import framed
 from starring.data.pairbank import PairBank, Shard
 from starring.data.pairs import Pair, Pairs, PairsRecord
@@ -167,20 +167,22 @@ def _encode(
     path: Path, key: str, rows: list[Pair], backbone: Backbone, recipe: Recipe, tell: Callable[[int], None]
 ) -> Shard:
     """Write the moments of some pairs; those that cannot be read are noted and left out."""
-    kept, moments, skipped = list[Pair](), list[tuple[Tensor, Tensor, Tensor, Tensor]](), list[tuple[str, str]]()
+    kept, skipped = list[Pair](), list[tuple[str, str]]()
+    moments = list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]()
     sample = recipe.sample or backbone.sample
     size = sample.height, sample.width
     for count, pair in enumerate(rows, 1):
         file = pair.clip
         try:
-            film, _ = framed(pair.frames(sample.frames, sample.fps, recipe.data.pace), size, recipe.data.fit)
+            film, extent = framed(pair.frames(sample.frames, sample.fps, recipe.data.pace), size, recipe.data.fit)
             file = pair.reference
             picture = on_white(read_cutout(pair.reference), size)
         except StarringError as error:
             skipped.append((str(file), str(error)))
         else:
             clip, reference = _moments(backbone, film), _moments(backbone, picture)
-            moments.append((clip.mean, clip.std, reference.mean, reference.std))
+            small = shrink(extent[None, :, None], clip.mean.shape[-2:])
+            moments.append((clip.mean, clip.std, reference.mean, reference.std, small))
             kept.append(pair)
         tell(count)
     shard = Shard(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -14,25 +15,74 @@ from starring.backbones.base import Backbone
 from starring.config import Recipe
 from starring.data.files import write_image
 from starring.data.latents import LatentBank, bank_key
-from starring.data.masks import Segmenter, cut_masks, load_masks, overview, settle
+from starring.data.masks import Segmenter, SegmenterRecord, cut_masks, load_masks, overview, settle
 from starring.data.subject import Subject
 from starring.data.video import contact_sheet
+from starring.errors import StarringError
 from starring.learn.clips import whole_photographs
 from starring.learn.progress import OnProgress, Progress
-from starring.perception.segment import First, load_segmenter, suited
+from starring.perception.segment import SEGMENTERS, First, load_segmenter, suited
+from starring.perception.segment import Segmenter as Instances
 from starring.run import Run
+
+
+def same_name(segmenter: Segmenter | str | None, run: Run | None) -> Segmenter | str | None:
+    """The segmenter that was asked for; in a resumed run the one that it was begun with, if none is and it has a name.
+
+    A file or folder gets its absolute path, so that a run finds it again from anywhere.
+    """
+    if segmenter is None and run is not None and run.record.segmenter is not None:
+        return run.record.segmenter.name or None
+    if not isinstance(segmenter, str) or segmenter in (*SEGMENTERS, "auto"):
+        return segmenter
+    places = [Path(part).expanduser() for part in segmenter.split("+")]
+    return "+".join(str(p.absolute()) if p.exists() else n for p, n in zip(places, segmenter.split("+"), strict=True))
 
 
 def choose_segmenter(
     segmenter: Segmenter | str | None, subject: Subject, backbone: Backbone, recipe: Recipe, run: Run | None
 ) -> Segmenter | None:
-    """Who cuts the masks; ``None`` if nobody has to."""
+    """Who cuts the masks; ``None`` if nobody has to.
+
+    Raises:
+        StarringError: if it cannot be had, cannot tell instances apart where the recipe asks for the first one, or is
+            not the one with which the run that is resumed began.
+    """
     if not recipe.data.masks or (run is not None and load_masks(subject, _wanted(subject), run.masks) is not None):
         return None
-    if segmenter is not None and not isinstance(segmenter, str):
-        return segmenter
-    found = load_segmenter(segmenter or suited(backbone.name), device=backbone.device)
-    return cast("Segmenter", First(found) if recipe.data.instance == "first" else found)
+    chosen = segmenter
+    if chosen is None or isinstance(chosen, str):
+        chosen = cast("Segmenter", load_segmenter(chosen or suited(backbone.name), device=backbone.device))
+    if recipe.data.instance == "first":
+        if not isinstance(chosen, Instances):
+            raise StarringError(
+                f"The segmenter {chosen.id} does not tell instances apart, so there is no first one. Leave --instance"
+                " out, or give a starring.perception.segment.Segmenter."
+            )
+        chosen = cast("Segmenter", First(chosen))
+    if run is not None:
+        _same_cutter(chosen, run)
+    return chosen
+
+
+def cutter(segmenter: Segmenter | str | None, eye: Segmenter | None) -> SegmenterRecord | None:
+    """What a run notes: what was asked for, and who cuts its masks."""
+    if segmenter is None and eye is None:
+        return None
+    name = segmenter if isinstance(segmenter, str) else "" if segmenter is None else None
+    return SegmenterRecord(name=name, id=eye.id if eye is not None else None)
+
+
+def _same_cutter(segmenter: Segmenter, run: Run) -> None:
+    begun = run.record.segmenter
+    if begun is None or begun.id is None or begun.id == segmenter.id:
+        return
+    advice = f"Go on with: {run.resume_command}" if begun.name else "In Python pass the same one: segmenter=..."
+    if begun.name == "":
+        advice = "Leave --segmenter out, or begin a new run."
+    raise StarringError(
+        f"The masks of {run.folder} are not all cut, and were begun by {begun.id}, not by {segmenter.id}. {advice}"
+    )
 
 
 def _wanted(subject: Subject) -> str:

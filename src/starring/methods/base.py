@@ -283,6 +283,7 @@ def draw(method: Method, backbone: Backbone, request: Request) -> Tensor:
     Returns:
         Clean latents, ``1 c f h w``.
     """
+    backbone.forget()
     noise = initial_noise(backbone, request, method.correlation)
     guidance, text = request.sample.guidance, read(method, backbone, request)
 

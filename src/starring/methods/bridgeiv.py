@@ -199,7 +199,8 @@ class BridgeIV(Worded):
                 for name, linear in projections(backbone).items():
                     stack.enter_context(branch(linear, partial(_beside, self.change[_key(name)])))
             if self.weights:
-                lent = {name: self.weights[_key(name)].to(own) for name, own in backbone.image_weights().items()}
+                place, weights = backbone.device, backbone.image_weights()  # offloaded ones are somewhere else
+                lent = {name: self.weights[_key(name)].to(place, own.dtype) for name, own in weights.items()}
                 stack.enter_context(lend(backbone.denoiser, lent))
             yield
 

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from starring.backbones.base import PLACES, Backbone, Reference, Text
 from starring.config import Data, Recipe, Sample, Stage, Train
+from starring.data.prompts import mentioned
 from starring.errors import StarringError, unknown
 from starring.layers.attach import swap
 from starring.layers.branches import LowRank
 from starring.layers.reference import FORMS, MAPS, ReferenceAttention, View
+from starring.layers.tokens import tokens_of
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Request, draw
+from starring.methods.words import inside, masked_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +154,8 @@ COMPONENTS: dict[str, dict[str, Any]] = {
         "options": {"tab": False, "erae": False, "adapted": False, "place": "none", "clean_time": False}
     },
 }
-"""The rows of the paper's component table, and what it starts from: the reference as a plain frame on the first one."""
+"""The rows of the paper's component table: the reference as a plain frame on the film's first one (no component there),
+3D reference attention, TAB with it, and all three. ERAE without TAB is ours."""
 
 
 class CustomVideoX(Method):
@@ -188,6 +192,7 @@ class CustomVideoX(Method):
             )
         self._view = View()
         self._read_for: tuple[Tensor, int] | None = None
+        self._attached: list[ReferenceAttention] = []
 
     @property
     def referenced(self) -> bool:
@@ -200,13 +205,16 @@ class CustomVideoX(Method):
 
         def make(name: str, _: nn.Module, previous: Any) -> ReferenceAttention:
             own: Any = self.adapters[name.replace(".", "__")] if self.config.adapted else {}
-            return ReferenceAttention(name, {which: own[which] for which in own}, lambda: self._view, previous)
+            made = ReferenceAttention({which: own[which] for which in own}, lambda: self._view, previous)
+            self._attached.append(made)
+            return made
 
         try:
             with swap(backbone.sites("joint"), make):
                 yield
         finally:
             self._view, self._read_for = View(), None
+            self._attached.clear()
 
     def prompt(self, text: str) -> str:
         """``text`` without the placeholder: the subject is named by its own word."""
@@ -224,13 +232,17 @@ class CustomVideoX(Method):
             return backbone.predict(x, t, text)
         entity = None
         if self.config.erae and request.entity:
-            entity = self._entity(backbone, text, [request.entity] * len(text), request.prompt)
+            negative = request.sample.negative if request.negative is None else request.negative
+            prompts = [*[negative] * (len(text) - 1), self.prompt(request.prompt)]
+            entity = self._entity(backbone, text, prompts, [request.entity] * len(text))
+            if entity is None:
+                raise _unnamed(prompts[-1], request.entity)
         if self.config.guided == "positive" and len(text) > 1:
             reference = torch.cat([torch.zeros_like(reference), reference])
         return self._beside(backbone, x, t, text, reference, entity, biased=True)
 
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
-        """Squared error of the prediction on video tokens, beside clean references (section 6.1).
+        """Squared error of the prediction on video tokens, beside clean references (section 6.1), where no bars are.
 
         Raises:
             StarringError: if the batch has no references.
@@ -252,11 +264,11 @@ class CustomVideoX(Method):
         text = backbone.encode_text(captions)
         biased, entity = self.config.bias_in_training, None
         if biased and self.config.erae and batch.entities is not None:
-            entity = self._entity(backbone, text, batch.entities, None)
+            entity = self._entity(backbone, text, captions, batch.entities)
         with self.attached(backbone):
             self._read_for = None
             out = self._beside(backbone, noisy, t, text, batch.references * kept, entity, biased)
-        error = (out - target).square().mean()
+        error = masked_error(out, target, inside(batch).to(out)).mean()
         return Losses(total=error, parts={"error": error.detach()})
 
     def generate(self, backbone: Backbone, request: Request) -> Tensor:
@@ -308,13 +320,20 @@ class CustomVideoX(Method):
         entity: tuple[Tensor, Tensor] | None,
         biased: bool,
     ) -> Tensor:
-        """One denoiser call beside reference latents ``b c r h w``, in the configured form."""
+        """One denoiser call beside reference latents ``b c r h w``, in the configured form.
+
+        Raises:
+            StarringError: if they are of another size than the film.
+        """
         c = self.config
+        if reference.shape[-2:] != x.shape[-2:]:  # in the cached form the denoiser never sees the two together
+            raise StarringError(
+                f"Reference latents of shape {tuple(reference.shape)} do not fit a film of {tuple(x.shape)}: encode the"
+                " picture at the film's own height and width."
+            )
         given = Reference(latents=reference, place=c.place, t=0 if c.clean_time else None)
-        tape = self._view.tape
         if c.form == "cached" and not self._is_read(reference, x.shape[2]):
-            tape = {}
-            self._view = View(form="read", pictures=reference.shape[2], everywhere=c.everywhere, tape=tape)
+            self._view = View(form="read", pictures=reference.shape[2], everywhere=c.everywhere)
             first = Text(embeddings=text.embeddings[:1, :1], ids=text.ids[:1, :1])
             backbone.read_reference(given, first, x.shape[2])
             self._read_for = reference, x.shape[2]
@@ -322,12 +341,12 @@ class CustomVideoX(Method):
             form=c.form, frames=x.shape[2], pictures=reference.shape[2], everywhere=c.everywhere,
             time=self.bias(backbone, t) if biased and c.tab else None, all_queries=c.tab_queries == "all",
             columns=entity[0] if entity else None, entity=entity[1] if entity else None, map=c.erae_map,
-            threshold=c.erae_threshold, boost=c.erae_boost, product=c.product, tape=tape,
+            threshold=c.erae_threshold, boost=c.erae_boost, product=c.product,
         )  # fmt: skip
         return backbone.predict(x, t, text, given if c.form == "joint" else None)
 
     def _is_read(self, reference: Tensor, frames: int) -> bool:
-        """Whether the tape holds this very reference; only kept while nothing is learned."""
+        """Whether the layers have read this very reference; only kept while nothing is learned."""
         kept = self._read_for
         if kept is None or torch.is_grad_enabled():
             return False
@@ -343,27 +362,22 @@ class CustomVideoX(Method):
         return c.tab_scale * (bias.tanh() if c.tab_squash == "tanh" else bias)
 
     def _entity(
-        self, backbone: Backbone, text: Text, entities: Sequence[str], prompt: str | None
+        self, backbone: Backbone, text: Text, prompts: Sequence[str], entities: Sequence[str]
     ) -> tuple[Tensor, Tensor] | None:
-        """The places ``k`` at which entities are named, and 1 where a row's own is, ``b k``; ``None`` if none is.
-
-        Raises:
-            StarringError: if no row of a film's prompts names the entity, with the words that there are.
-        """
-        found, unknown_word = torch.zeros(text.ids.shape), backbone.tokenizer.unk_token_id
-        special = set(backbone.tokenizer.all_special_ids) - {unknown_word}
-        for row, (ids, entity) in enumerate(zip(text.ids.tolist(), entities, strict=True)):
-            for spelling in {entity, entity.lower(), entity.capitalize(), entity.upper()}:
-                wanted = [i for i in backbone.tokenizer(spelling)["input_ids"] if i not in special]
-                if not wanted or unknown_word in wanted:
-                    continue
-                for start in range(len(ids) - len(wanted) + 1):
-                    if ids[start : start + len(wanted)] == wanted:
-                        found[row, start : start + len(wanted)] = 1
+        """The places ``k`` at which prompts name entities, and 1 where a row's own is, ``b k``; ``None`` if none is."""
+        found = torch.zeros(text.ids.shape)
+        for row, (prompt, entity) in enumerate(zip(prompts, entities, strict=True)):
+            for span in mentioned(prompt, entity):
+                found[row, tokens_of(backbone.tokenizer, prompt, span)] = 1
         if not found.any():
-            if prompt is None:
-                return None
-            words = ", ".join(dict.fromkeys(self.prompt(prompt).split()))
-            raise StarringError(f"The entity '{entities[0]}' is not in the prompt, whose words are: {words}. Name one.")
+            return None
         columns = found.any(0).nonzero()[:, 0]
         return columns.to(backbone.device), found[:, columns].to(backbone.device)
+
+
+def _unnamed(prompt: str, entity: str) -> StarringError:
+    """The error for a prompt that does not name an entity, or not where the denoiser reads it."""
+    if mentioned(prompt, entity):
+        return StarringError(f"The prompt is cut before it names '{entity}'. Shorten it, or name the entity earlier.")
+    words = ", ".join(dict.fromkeys(prompt.split()))
+    return StarringError(f"The entity '{entity}' is not in the prompt, whose words are: {words}. Name one.")

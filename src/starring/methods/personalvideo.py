@@ -61,10 +61,10 @@ class PersonalVideoConfig:
     tuning: str = "film"
     """What the reward looks at: frames of a ``film``, or a ``still`` of the image model (Table 2)."""
     prompts: tuple[str, ...] = ()
-    """Simulated prompts with ``<*>`` (section 4.3); without any, all films are of
-    ``photo of a <*> class_word``."""
+    """Simulated prompts with ``<*>`` (section 4.3); in a recipe's options also a text file, one prompt a line."""
     simulated: int = 50
-    """How many prompts are written for the class where ``prompts`` gives none; 0 does without (Table 2)."""
+    """How many are written for the class where ``prompts`` gives none. With 0 there are none, whoever gave them: all
+    films are then of ``photo of a <*> class_word`` (Table 2)."""
     world: str = "photographs"
     """Which words they are made of: of ``photographs``, or of the bundled ``miniature``."""
     steps: int = 4
@@ -75,7 +75,7 @@ class PersonalVideoConfig:
     """Frames of a training film; ``None`` takes the backbone's own number."""
     pool: int = 0
     """Draw the films from so many kept starts: latents before the adapter opens, which never change as long as words
-    and backbone do not. 0 draws every film from fresh noise."""
+    and backbone do not. Rounded up to the same number of each prompt; 0 draws every film from fresh noise."""
     penalty: float = 1e-3
     """lambda of the weight-space loss (P4)."""
     penalised: str = "factors"
@@ -99,7 +99,7 @@ class PersonalVideoConfig:
     accept_licence: bool = False
     """The weights named in ``eyes`` may be used, though those of the ArcFace family are for research only."""
     face: str = ""
-    """Whose face it is where a photograph shows several: ``largest``, or a number from 0."""
+    """Whose face it is where a photograph shows several: ``largest``, or a number from 0, the largest first."""
     correlation: float = 0.0
     """Gamma of the noise prior (arXiv 2402.09368, eq. 4) at inference; the paper has none."""
 
@@ -148,7 +148,7 @@ RECIPES = {
     "personalvideo-miniature": replace(
         PAPER,
         backbone="miniature",
-        options={"world": "miniature", "vectors": 4, "rank": 16, "steps": 8, "pool": 24} | WORN,
+        options={"world": "miniature", "vectors": 4, "rank": 16, "steps": 8, "pool": 50} | WORN,
         stages=(
             replace(PAPER.stages[0], train=Train(steps=300, batch=4, learning_rate=1e-2)),
             replace(
@@ -318,14 +318,13 @@ class PersonalVideo(Worded):
         Raises:
             StarringError: if the VAE compresses time, so that there is no frame to look at.
         """
-        c = self.config
-        alone = c.tuning == "still"
+        c, alone = self.config, self.config.tuning == "still"
         closed, prompts = first_open(c.steps, c.share), self.simulated()
-        number = torch.randint(c.pool or len(prompts), (), generator=generator)
-        source = torch.Generator().manual_seed(int(number)) if c.pool else generator
+        starts = len(prompts) * max(1, math.ceil(c.pool / len(prompts)))
+        number = int(torch.randint(starts, (), generator=generator))
         with backbone.still() if alone else nullcontext():
             with torch.no_grad():
-                prompt = prompts[int(number) % len(prompts)]
+                prompt = prompts[number % len(prompts)]
                 asked = self.prompt(prompt)
                 text = backbone.encode_text([asked] if c.guidance == 1 else [backbone.sample.negative, asked])
 
@@ -333,14 +332,15 @@ class PersonalVideo(Worded):
                 return self.predict(backbone, x, t, text)
 
             # Words that change make another start of it.
-            key = (int(number), self.rows._version)
-            x = self._kept.get(key) if c.pool else None
-            if x is None:
+            key = (number, self.rows._version)
+            if (x := self._kept.get(key)) is None:
+                source = torch.Generator().manual_seed(number) if c.pool else generator
                 x = self._begun(backbone, predict, source, 1 if alone else c.frames or backbone.sample.frames, closed)
                 if c.pool:
                     self._kept[key] = x
             scheduler = backbone.scheduler()
-            for step in trajectory(predict, scheduler, x, c.steps, c.guidance, closed, generator=source):
+            # Not by the start's own generator, which a kept start would have left where it was.
+            for step in trajectory(predict, scheduler, x, c.steps, c.guidance, closed, generator=generator):
                 x = step.x
             return x, prompt
 
@@ -349,8 +349,7 @@ class PersonalVideo(Worded):
         self, backbone: Backbone, predict: Any, generator: torch.Generator | None, frames: int, closed: int
     ) -> Tensor:
         """Latents before the adapter opens: noise after ``closed`` steps of the model as it came."""
-        s = backbone.sample
-        shape = (1, *backbone.latent_shape(frames, s.height, s.width))
+        shape = (1, *backbone.latent_shape(frames, backbone.sample.height, backbone.sample.width))
         if shape[2] != frames:
             raise StarringError(f"{backbone.name} compresses time, so its frames cannot be rewarded one by one.")
         x = gaussian_prior(shape, 0.0, generator=generator, device=backbone.device)
@@ -364,7 +363,8 @@ class PersonalVideo(Worded):
 
     def simulated(self) -> tuple[str, ...]:
         """The prompts of training films."""
-        return self.config.prompts or (" ".join(f"photo of a {PLACEHOLDER} {self.config.class_word}".split()),)
+        given = self.config.prompts if self.config.simulated else ()
+        return given or (" ".join(f"photo of a {PLACEHOLDER} {self.config.class_word}".split()),)
 
     def penalty(self) -> Tensor:
         """``||theta - theta_0||^2`` over the whole adapter (section 4.4; P4)."""

@@ -19,12 +19,17 @@ THRESHOLDS: Mapping[str, float] = {"clipseg": 0.3}
 """Probability above which a pixel belongs, where a network's calibration asks for another value than 0.5."""
 
 
+LEAST = 16
+"""A piece of so many pixels is an instance, however small beside the largest; one of fewer may be a crumb."""
+
+
 class CLIPSeg(Segmenter):
     """One probability for each pixel.
 
-    The mask is all of what lies above the threshold, since one subject may fall into several pieces; those pieces are
-    the instances. Small ones (less than ``specks`` of the largest) are dropped, since a threshold on a smooth map
-    leaves crumbs, and holes as small are filled.
+    The mask is all of what lies above the threshold, since one subject may fall into several pieces. Of a mask, small
+    pieces (less than ``specks`` of the largest) are dropped, since a threshold on a smooth map leaves crumbs, and holes
+    as small are filled. The instances are the pieces, and of these also small ones that have :data:`LEAST` pixels: a
+    face far away is one too.
     """
 
     network: CLIPSegForImageSegmentation
@@ -70,13 +75,14 @@ class CLIPSeg(Segmenter):
         return [self._mask(score).float() for score in self.scores(images, text)]
 
     def instances(self, images: Sequence[Image.Image], text: str) -> list[list[Instance]]:
-        """The pieces of the mask, each with its mean probability; see :meth:`Segmenter.instances`."""
+        """The pieces above the threshold, each with its mean probability; see :meth:`Segmenter.instances`.
+
+        Their own order is from the top, but small ones (less than ``specks`` of the largest) come after the others.
+        """
         return [
-            weightiest_first([
-                Instance(mask=piece, score=float(score[piece].mean())) for piece in pieces(self._mask(score))
-            ])
+            weightiest_first([Instance(mask=piece, score=float(score[piece].mean())) for piece in self._pieces(score)])
             for score in self.scores(images, text)
-        ]  # fmt: skip
+        ]
 
     def scores(self, images: Sequence[Image.Image], text: str) -> list[Tensor]:
         """Probability per pixel that it belongs to what ``text`` names: ``H W`` in [0, 1] per image.
@@ -95,6 +101,17 @@ class CLIPSeg(Segmenter):
 
     def _mask(self, score: Tensor) -> Tensor:
         return tidy(score > self.threshold, self.specks)
+
+    def _pieces(self, score: Tensor) -> list[Tensor]:
+        """What lies above the threshold, piece by piece, without crumbs and holes."""
+        found = pieces(score > self.threshold)
+        if not found:
+            return []
+        floor = self.specks * max(int(piece.sum()) for piece in found)
+        found = [piece for piece in found if int(piece.sum()) >= min(floor, LEAST)]
+        found.sort(key=lambda piece: int(piece.sum()) < floor)
+        taken = torch.stack(found).any(0)  # what closes a hole must not swallow another piece
+        return [piece | (tidy(piece, self.specks) & ~taken) for piece in found]
 
     def _condition(self, text: str) -> Tensor:
         """The text's vector ``1 d``, computed once for all images."""

@@ -32,6 +32,11 @@ POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 
 """Where eyes, nose tip and mouth corners, from the left of the picture, go on an aligned face (arXiv 1801.07698)."""
 CERTAIN = 0.9
 """Least score of a detected face, OpenCV's own default."""
+SIDES = (640, 320)
+"""Longer sides, in pixels, to which a larger frame is reduced besides: YuNet knows faces of 10 to 300 pixels (OpenCV's
+model zoo)."""
+SAME = 0.3
+"""Overlap (intersection over union) of boxes from which on they are one face, OpenCV's own default."""
 WIDER = 1.25
 """A frame without a face is tried once more with this much grey around it: faces that fill the frame are missed."""
 
@@ -120,16 +125,20 @@ class YuNet:
         file = _found(path, "face detector", "YuNet (face_detection_yunet_2023mar.onnx)")
         make = lambda: cv2.FaceDetectorYN.create(str(file), "", (320, 320), score)  # noqa: E731
         self._network = _opened(file, "face detector", make)
-        self.id = f"yunet:{file.stem}@{file_digest(file)}, score {score:g}, retry {WIDER:g}"
+        sides = " ".join(map(str, SIDES))
+        self.id = f"yunet:{file.stem}@{file_digest(file)}, score {score:g}, also at {sides}, retry {WIDER:g}"
 
     def detect(self, picture: Bytes) -> tuple[Bytes, Sequence[NDArray[np.float32]]]:
-        """YuNet's rows, the largest face first, and the picture (``H W 3``, blue first) that they are places in."""
-        rows = self._rows(picture)
+        """YuNet's rows, the largest face first, and the picture (``H W 3``, blue first) that they are places in.
+
+        A large picture is also looked at reduced (:data:`SIDES`); of boxes on one face the most certain stays.
+        """
+        rows = self._at_all_sizes(picture)
         if not len(rows):
             y, x = _margin(picture)
             grey = (127, 127, 127)
             picture = cast("Bytes", cv2.copyMakeBorder(picture, y, y, x, x, cv2.BORDER_CONSTANT, value=grey))
-            rows = self._rows(picture)
+            rows = self._at_all_sizes(picture)
         return picture, sorted(rows, key=lambda row: -float(row[2] * row[3]))
 
     def points(self, frame: Tensor) -> NDArray[np.float32]:
@@ -138,6 +147,21 @@ class YuNet:
         picture, rows = self.detect(given)
         shift = np.array(_margin(given)[::-1] if picture.shape != given.shape else (0, 0), dtype=np.float32)
         return np.array([row[4:14] for row in rows], dtype=np.float32).reshape(-1, 5, 2) - shift
+
+    def _at_all_sizes(self, picture: Bytes) -> Sequence[NDArray[np.float32]]:
+        height, width = picture.shape[:2]
+        rows = list(self._rows(picture))
+        for side in (side for side in SIDES if side < max(height, width)):
+            scale = side / max(height, width)
+            down, across = max(1, round(height * scale)), max(1, round(width * scale))
+            reduced = cast("Bytes", cv2.resize(picture, (across, down), interpolation=cv2.INTER_AREA))
+            # Box and points are seven pairs of x and y, a certainty comes last.
+            back = np.array([*[width / across, height / down] * 7, 1], dtype=np.float32)
+            rows += [row * back for row in self._rows(reduced)]
+        if len(rows) < 2:
+            return rows
+        boxes, scores = [[float(v) for v in row[:4]] for row in rows], [float(row[14]) for row in rows]
+        return [rows[int(i)] for i in cv2.dnn.NMSBoxes(boxes, scores, 0.0, SAME)]
 
     def _rows(self, picture: Bytes) -> Sequence[NDArray[np.float32]]:
         self._network.setInputSize((picture.shape[1], picture.shape[0]))

@@ -289,8 +289,8 @@ def _choice(which: str, count: int, name: str) -> int:
         return 0
     if not which:
         raise StarringError(
-            f"{name} shows {count} faces. Say whose it is: --options face=largest, or a number from 0 in quotation"
-            " marks, the largest first."
+            f"{name} shows {count} faces. Say whose it is: --options face=largest, or a number from 0, the"
+            " largest first."
         )
     if not which.isdecimal() or int(which) >= count:
         raise StarringError(f"face is '{which}', but {name} shows {count} faces: largest, or 0 to {count - 1}.")

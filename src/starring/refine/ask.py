@@ -19,7 +19,7 @@ from starring.data.footage import digest
 from starring.data.video import read_comment, read_video, to_uint8
 from starring.errors import StarringError
 from starring.generate.again import read_facts, reopened
-from starring.generate.ask import prepared
+from starring.generate.ask import gamma, prepared
 from starring.generate.control import load_controlnet
 from starring.generate.films import Film, Shooting, described, fingerprint, written
 from starring.perception.segment import load_segmenter, suited
@@ -78,6 +78,7 @@ class Wish:
 def refine(
     film: Film | str | Path, *, face: FaceOptions | bool = False, tiles: TileOptions | int | None = None,
     run: Run | str | Path | None = None, prompt: str | None = None, seed: int | None = None,
+    correlation: float | None = None,
     backbone: Backbone | str | Path | None = None, folder: str | Path | None = None, write: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Film:  # fmt: skip
@@ -94,6 +95,8 @@ def refine(
         run: what to draw with instead; needed for a clip that does not say how it was made.
         prompt: what the film shows; by default what it was made with.
         seed: of the noise; by default the film's.
+        correlation: gamma of the noise prior, in [0, 1); by default that of the film (or run). 0 is plain noise, as in
+            VCD's released workflow (V8).
         backbone: what :func:`load_backbone` understands, or one that is loaded; by default that of the film (or run).
         folder: where the new film goes; beside the old one by default.
         write: ``False`` leaves the film in memory only.
@@ -116,6 +119,8 @@ def refine(
         raise StarringError("Nothing to refine. Ask for faces (--face), for tiles (--tiles 2), or for both.")
     source = opened(film)
     shared, notes = _shared(source, run, backbone)
+    if correlation is not None:
+        shared = replace(shared, correlation=gamma(correlation))
     facts = source.facts or {}
     text = prompt if prompt is not None else facts.get("prompt")
     if text is None:
@@ -192,6 +197,8 @@ def _shared(
     shared = reopened(source.path or Path("film"), source.facts, loaded)
     then, now = source.facts["backbone"]["fingerprint"], fingerprint(shared.backbone)
     notes = [] if then == now else ["The film was made with other weights than it is refined with."]
+    if backbone is None and (device := source.facts["machine"]["device"]) != shared.backbone.device.type:
+        notes.append(f"The film was made on {device}, which is not here; it is refined on {shared.backbone.device}.")
     return _lasting(shared, source), notes
 
 

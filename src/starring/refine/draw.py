@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from starring.diffusion.noise import gaussian_prior
 from starring.diffusion.sampling import first_step
 from starring.errors import StarringError
+from starring.generate.beside import beside
 from starring.generate.films import Shooting, repeatable, shoot, speaking
 from starring.methods.base import PLACEHOLDER, Request
 from starring.refine.control import Control
@@ -40,12 +41,42 @@ class Scene:
     """Of all noise."""
     tell: Tell
     """Who hears about progress."""
+    references: dict[tuple[int, int], Tensor] = field(default_factory=dict[tuple[int, int], Tensor])
+    """The pictures beside which the film was made, encoded for pieces of other sizes, by height and width."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the backbone's own films."""
         own = self.shared.backbone.sample
         return own.height, own.width
+
+    def reference(self, height: int, width: int) -> Tensor | None:
+        """Latents ``1 c r h w`` of what the film was made beside, for a piece of this size.
+
+        Pictures of the subject are cut out and encoded again for another size than the film's, as they are for a film
+        of that size, so that they lie beside the piece as they lay beside the film.
+
+        Raises:
+            StarringError: if they are gone, or were cut out by a segmenter that was in memory only.
+        """
+        shared = self.shared
+        known, shown = shared.reference, shared.beside
+        *_, h, w = shared.backbone.latent_shape(shared.sample.frames, height, width)
+        if known is None or shown is None or known.shape[-2:] == (h, w):
+            return known
+        if (height, width) not in self.references:
+            cutter = shown["segmenter"]
+            if cutter is not None and cutter["name"] is None:
+                raise StarringError(
+                    f"The subject was cut out by {cutter['id']}, which was in memory only, and pieces of"
+                    f" {width}x{height} need it again. Film it beside a picture that is cut out already."
+                )
+            own = replace(shared, sample=replace(shared.sample, height=height, width=width))
+            files, name = [each["file"] for each in shown["pictures"]], cutter["name"] if cutter is not None else None
+            made = beside(own, [], files, shared.entity, name).reference
+            assert made is not None
+            self.references[height, width] = made
+        return self.references[height, width]
 
 
 def redrawn(
@@ -73,7 +104,7 @@ def redrawn(
     sample = replace(shared.sample, frames=len(frames), height=frames.shape[1], width=frames.shape[2])
     request = Request(
         prompt=scene.prompt, sample=sample, correlation=shared.correlation, generator=generator, noise=noise, init=init,
-        reference=shared.reference, entity=shared.entity, strength=strength,
+        reference=scene.reference(sample.height, sample.width), entity=shared.entity, strength=strength,
         on_step=partial(_told, scene.tell, what, first_step(strength, sample.steps)),
     )  # fmt: skip
     held = control(backbone, pixels) if control is not None else nullcontext()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -102,7 +102,9 @@ def _ascended(
         if options.guarded and kept.rewards is not None and rewards.total < kept.rewards.total:
             step /= 2
         else:
-            kept = _Place(z1, z0, rewards, normalised(gradient) if options.normalised else gradient)
+            kept = _Place(
+                z1, z0, rewards, normalised(gradient, objective.sight.frames) if options.normalised else gradient
+            )
         history.append(kept.rewards or rewards)
         z1 = kept.z1 + step * kept.direction
         tell(min(iteration + 1, options.iterations))
@@ -119,10 +121,15 @@ class _Place:
     direction: Tensor
 
 
-def normalised(gradient: Tensor) -> Tensor:
-    """Each frame's gradient, ``1 c f h w``, divided by its root mean square; a frame without gradient stays (B16)."""
+def normalised(gradient: Tensor, frames: Sequence[int]) -> Tensor:
+    """Each frame's gradient, ``1 c f h w``, divided by its root mean square (B16); frames without gradient stay.
+
+    So do frames that do not show the subject: what little they get comes from their neighbours, through the motion
+    modules, and would be blown up to a whole step.
+    """
     size = gradient.square().mean((1, 3, 4), keepdim=True).sqrt()
-    return gradient / size.clamp_min(torch.finfo(gradient.dtype).tiny)
+    shown = torch.zeros(gradient.shape[2]).index_fill_(0, torch.tensor(list(frames)), 1).to(gradient)
+    return gradient / size.clamp_min(torch.finfo(gradient.dtype).tiny) * shown[:, None, None]
 
 
 class _Clean:
@@ -139,6 +146,11 @@ class _Clean:
         self.stochastic = options.estimate == "ddpm"
         if self.stochastic and self.process.alphas_cumprod is None:
             raise StarringError(f"{backbone.name} is a flow model, which has no ddpm step. Choose 'deterministic'.")
+        if self.stochastic and int(self.t) > 1:
+            raise StarringError(
+                f"A ddpm step ends at clean latents only from timestep 1, and the last of {request.sample.steps} steps"
+                f" of {backbone.name} is {int(self.t)}. Choose 'deterministic'."
+            )
         self._drawn: dict[torch.Size, Tensor] = {}
 
     def noised(self, latents: Tensor) -> Tensor:
@@ -207,7 +219,18 @@ class Rewarded(Method):
         return self.method.learns(stage)
 
     def generate(self, backbone: Backbone, request: Request) -> Tensor:
-        """The method's film, optimised, ``1 c f h w``; steps are told as so many more of the schedule."""
+        """The method's film, optimised, ``1 c f h w``; steps are told as so many more of the schedule.
+
+        Raises:
+            StarringError: if the networks are offloaded: the gradient goes back through one of them while another is on
+                the accelerator.
+        """
+        if backbone.offloaded:
+            raise StarringError(
+                f"A reward follows its gradient through the VAE and the U-Net of {backbone.name} at once, and offload"
+                "ing keeps one of them away. Leave --offload out; --vae-slicing and half precision (--dtype fp16) save"
+                " memory too."
+            )
         steps, more, tell = request.sample.steps, self.config.iterations, request.on_step or _no_step
         seen: list[Tensor] = []
 

@@ -1,0 +1,206 @@
+"""CustomVideoX under what makes a step cheaper: compiled blocks, and diffusers' caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    CogVideoXTransformer3DModel,
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+)
+from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from starring.backbones.base import Backbone
+from starring.backbones.presets import load_backbone
+from starring.layers import joint
+from starring.layers.reference import ReferenceAttention
+from starring.methods.base import Method, Plain, PlainConfig, Request
+from starring.methods.customvideox import CustomVideoX, CustomVideoXConfig
+from tests.tiny import tiny_cogvideox
+
+CONFIG = CustomVideoXConfig(rank=4)
+BLOCKS, STEPS = 5, 8
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """More blocks than the stock network has kinds of."""
+    backbone = load_backbone(tiny_cogvideox(tmp_path_factory.mktemp("deep")), device="cpu")
+    config: dict[str, Any] = {k: v for k, v in backbone.denoiser.config.items() if k[0] != "_"}  # type: ignore[operator]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone.denoiser = (
+            CogVideoXTransformer3DModel(**(config | {"num_layers": BLOCKS})).eval().requires_grad_(False)
+        )
+    return backbone
+
+
+def made(backbone: Backbone, config: CustomVideoXConfig) -> CustomVideoX:
+    method, generator = CustomVideoX(backbone, config), torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return method
+
+
+def request_of(backbone: Backbone, **sample: Any) -> Request:
+    picture = torch.randn(1, *backbone.latent_shape(1, 32, 32), generator=torch.Generator().manual_seed(4))
+    return Request(
+        prompt="a red robot running on the beach", entity="robot", reference=picture,
+        sample=replace(backbone.sample, steps=STEPS, guidance=6.0, **sample),
+        generator=torch.Generator().manual_seed(5),
+    )  # fmt: skip
+
+
+@contextmanager
+def compiled(network: Any, counter: CompileCounter) -> Iterator[None]:
+    """Every block compiled into whole graphs; a break is an error."""
+    torch._dynamo.reset()
+    for block in network.transformer_blocks:
+        block.compile(backend=counter, fullgraph=True)
+    try:
+        yield
+    finally:
+        for block in network.transformer_blocks:
+            block._compiled_call_impl = None
+        torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does, of Functions
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_compiled_blocks_are_one_graph_a_kind_whatever_the_timestep(deep: Backbone, form: str) -> None:
+    """P15: no break, no graph for a single block, none for another timestep."""
+    method, request = made(deep, replace(CONFIG, form=form)), request_of(deep)
+    x = torch.randn(2, *deep.latent_shape(9, 32, 32), generator=torch.Generator().manual_seed(3))
+    text = deep.encode_text(["", request.prompt])
+    counter, graphs, films = CompileCounter(), list[int](), dict[bool, list[Tensor]]()
+
+    def steps(tell: Callable[[], None] = lambda: None) -> list[Tensor]:
+        found: list[Tensor] = []
+        with method.attached(deep), torch.no_grad():
+            for t in (900, 700, 500, 321, 40):
+                found.append(method.predict(deep, x, torch.tensor(t), text, request))
+                tell()
+        return found
+
+    films[False] = steps()
+    with compiled(deep.denoiser, counter):
+        films[True] = steps(lambda: graphs.append(counter.frame_count))
+    for fast, slow in zip(films[True], films[False], strict=True):
+        torch.testing.assert_close(fast, slow)
+    # The first block's input lies otherwise in memory than the others', in the stock network too: two graphs. Reading
+    # the reference is another kind of call.
+    assert graphs == [4 if form == "cached" else 2] * 5
+
+
+def caches(backbone: Backbone) -> dict[str, Any]:
+    def at() -> Any:
+        return backbone.current_timestep
+
+    def weight(_: nn.Module) -> float:
+        return 0.5
+
+    attention = {"spatial_attention_block_skip_range": 2, "spatial_attention_timestep_skip_range": (100, 900)}
+    return {
+        "pyramid attention broadcast": PyramidAttentionBroadcastConfig(
+            **attention, spatial_attention_block_identifiers=("transformer_blocks",), current_timestep_callback=at
+        ),
+        "faster cache": FasterCacheConfig(
+            spatial_attention_block_skip_range=3, spatial_attention_timestep_skip_range=(-1, 900),
+            current_timestep_callback=at,
+            attention_weight_callback=weight, unconditional_batch_skip_range=2,
+            unconditional_batch_timestep_skip_range=(-1, 900), tensor_format="BFCHW",
+            spatial_attention_block_identifiers=("transformer_blocks",),
+        ),
+        # What it leaves out depends on what the blocks say; at this threshold, always all that it can.
+        "first block cache": FirstBlockCacheConfig(threshold=1e9),
+        "taylorseer": TaylorSeerCacheConfig(
+            cache_interval=3, disable_cache_before_step=2, max_order=1, use_lite_mode=True
+        ),
+    }  # fmt: skip
+
+
+def called(
+    monkeypatch: pytest.MonkeyPatch, backbone: Backbone, method: Method, request: Request
+) -> tuple[list[int], Tensor]:
+    """The batch of every call of an attention processor, but those that read the reference; and the film."""
+    seen: list[int] = []
+
+    def watched(original: Any) -> Any:
+        def call(self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if getattr(self, "look", None) is None or self.look().form != "read":
+                seen.append(len(hidden_states))
+            return original(self, attn, hidden_states, *args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for kind in (CogVideoXAttnProcessor2_0, ReferenceAttention):
+            patch.setattr(kind, "__call__", watched(kind.__call__))
+        return seen, method.generate(backbone, request)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")  # within torch's own Fourier transform
+@pytest.mark.parametrize("which", ["pyramid attention broadcast", "faster cache", "first block cache", "taylorseer"])
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_diffusers_caches_save_what_they_save_of_the_stock_network(
+    deep: Backbone, monkeypatch: pytest.MonkeyPatch, which: str, form: str
+) -> None:
+    """P16: as many calls of attention, of equal batches, and nothing is left over for the next film."""
+    method, plain = made(deep, replace(CONFIG, form=form)), Plain(deep, PlainConfig(class_word="robot"))
+    whole, exact = called(monkeypatch, deep, method, request_of(deep))
+    assert whole == [2] * BLOCKS * STEPS
+    network: Any = deep.denoiser
+    network.enable_cache(caches(deep)[which])
+    try:
+        stock, _ = called(monkeypatch, deep, plain, request_of(deep))
+        ours, film = called(monkeypatch, deep, method, request_of(deep))
+        _, again = called(monkeypatch, deep, method, request_of(deep))
+    finally:
+        network.disable_cache()
+    assert ours == stock
+    assert len(stock) < len(whole) or stock != whole, "the cache saves something"
+    assert film.shape == exact.shape
+    assert film.isfinite().all()
+    assert torch.equal(film, again)
+    assert torch.equal(called(monkeypatch, deep, method, request_of(deep))[1], exact)
+
+
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_a_chosen_attention_backend_is_honoured(deep: Backbone, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P14: under both biases, chosen for the layers or for everything; and a kernel that cannot is refused."""
+    method, request = made(deep, replace(CONFIG, form=form)), request_of(deep)
+    short = replace(request, sample=replace(request.sample, steps=1))
+    again = replace(short, generator=torch.Generator().manual_seed(5))
+    usual = method.generate(deep, short)
+    written: list[int] = []
+    original = joint._formula
+
+    def watched(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
+        written.append(len(q))
+        return original(q, k, v)
+
+    monkeypatch.setattr(joint, "_formula", watched)
+    with attention_backend("_native_math"):
+        torch.testing.assert_close(method.generate(deep, again), usual, rtol=1e-3, atol=1e-4)
+    assert len(written) == 3 * BLOCKS, "text, film and reference apart, in every layer"
+    written.clear()
+    network: Any = deep.denoiser
+    with method.attached(deep), torch.no_grad():
+        network.set_attention_backend("_native_math")
+        text = deep.encode_text(request.prompt)
+        method.predict(deep, torch.randn(1, *deep.latent_shape(9, 32, 32)), torch.tensor(500), text, request)
+    assert len(written) == 3 * BLOCKS
