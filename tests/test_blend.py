@@ -148,6 +148,7 @@ class Bright:
         ]
 
 
+@pytest.mark.slow
 def test_the_way_of_what_moves_is_compared(run: Run, home: Path, dit: Backbone, judge: Judge) -> None:
     subject, motion = Subject.from_folder(home / "rex", "square"), Motion.read(home / "running")
     seen = replace(run, record=replace(run.record, subject=replace(run.record.subject, class_word="square")))

@@ -232,6 +232,7 @@ def test_each_run_is_filmed_on_its_own_backbone(tmp_path: Path, tiny_folder: Pat
     assert [f["backbone"]["origin"] for f in facts] == [b.origin for b in backbones for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_real_films_can_be_the_ceiling(run: Run, tiny: Backbone, judge: Judge) -> None:
     real = [
         (PROMPTS[0], torch.rand(3, 4, 32, 32, generator=torch.Generator().manual_seed(i)) * 2 - 1) for i in range(3)
@@ -280,6 +281,7 @@ def test_suites_files_and_lists(run: Run, tiny: Backbone, judge: Judge, tmp_path
             judged(run, tiny, judge, suite=wrong)
 
 
+@pytest.mark.slow
 def test_photographs_that_are_gone_are_asked_for(run: Run, tiny: Backbone, judge: Judge) -> None:
     photos = run.folder.parent / "rex-photos"
     first = judged(run, tiny, judge, seeds=(0,))

@@ -99,6 +99,7 @@ def test_from_its_sidecar_it_comes_back_bit_for_bit(run: Run, tiny: Backbone) ->
     assert np.array_equal(from_film.frames, film.frames)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is here")
 def test_a_film_from_a_device_that_is_not_here_is_made_where_it_can_be(run: Run, tiny: Backbone) -> None:
     (film,) = generate(run, PROMPT, backbone=tiny, text_encoder="trained")
@@ -115,6 +116,7 @@ def test_a_film_from_a_device_that_is_not_here_is_made_where_it_can_be(run: Run,
     assert "It was made with another value of the device: cuda; now cpu." in notes
 
 
+@pytest.mark.slow
 def test_what_the_vae_did_to_save_memory_is_done_again(run: Run, own_tiny: Backbone, tiny: Backbone) -> None:
     (film,) = generate(run, PROMPT, backbone=own_tiny.save_memory(vae_slicing=True, vae_tiling=True))
     assert film.sidecar is not None
@@ -155,6 +157,7 @@ def test_a_run_may_be_moved(run: Run, tiny: Backbone, tmp_path: Path) -> None:
     assert np.array_equal(thrice.frames, film.frames)
 
 
+@pytest.mark.slow
 def test_each_film_is_its_own_whatever_else_was_asked_for(run: Run, tiny: Backbone) -> None:
     prompts = [PROMPT, "a <*> dog in the snow"]
     made = generate(run, prompts, seed=5, num=2, backbone=tiny)

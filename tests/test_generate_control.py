@@ -61,6 +61,7 @@ def test_a_film_follows_its_pictures_and_is_made_again(tiny: Backbone, network: 
         from_sidecar(film.sidecar, backbone=tiny, write=False)
 
 
+@pytest.mark.slow
 def test_a_clip_is_followed_by_its_edges(tiny: Backbone, network: Path, tmp_path: Path) -> None:
     run, clip, drawn = personal_run(tmp_path / "runs", tiny), pictures(tmp_path / "clip", 1), tmp_path / "drawn"
     drawn.mkdir()

@@ -39,6 +39,7 @@ def test_what_was_downloaded_before_is_found(cache: Path) -> None:
     assert "owner/small@" in load_segmenter("owner/small").id
 
 
+@pytest.mark.slow
 def test_what_is_nowhere_is_refused_at_once(cache: Path, tiny_folder: Path) -> None:
     began = time.process_time()
     with pytest.raises(StarringError, match=r"'owner/nothing' is not on this disk, and the hub cannot be reached"):

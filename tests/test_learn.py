@@ -285,6 +285,7 @@ def test_unknown_schedules_are_told(photographs: Path, tiny: Backbone, tmp_path:
         begin(photographs, tiny, tmp_path / "runs", with_train(schedule="cosin"))
 
 
+@pytest.mark.slow
 def test_one_process_learns_in_several_precisions(photographs: Path, tiny: Backbone, tmp_path: Path) -> None:
     runs = [begin(photographs, tiny, tmp_path / "r", with_train(steps=2, precision=p)) for p in ("no", "bf16", "no")]
     first, half, last = (run.load_weights()["rows"] for run in runs)

@@ -161,6 +161,7 @@ def test_other_clips_do_not_resume_a_run(run: Run, home: Path, dit: Backbone, tm
         resume(half, dit, motion=Motion.read(clips(tmp_path / "others", 1)))
 
 
+@pytest.mark.slow
 def test_clips_are_shown_as_the_released_code_shows_them(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
     motion, seen = Motion.read(home / "running"), dict[bool, Tensor]()
     for legacy in (False, True):

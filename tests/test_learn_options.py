@@ -53,6 +53,7 @@ def test_a_face_is_text_or_a_number() -> None:
     assert written_out({"face": True}, FIELDS, "dog")["face"] is True, "which is told as no text"
 
 
+@pytest.mark.slow
 def test_a_run_takes_them_from_the_command_line(tiny: Backbone, mine: Path, tmp_path: Path) -> None:
     small = shrunk("personalvideo", tmp_path, tiny.sample.frames)
     recipe = changed(small, {}, {}, pairs([f"prompts={mine}", "face=1"]))

@@ -92,6 +92,7 @@ def test_the_backbones_own_segmenter_must_still_be_the_same(
     assert resume(tmp_path / "ball-vcd", own_tiny).finished
 
 
+@pytest.mark.slow
 def test_another_precision_is_refused(
     photographs: Path, tiny: Backbone, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_animatediff(tmp_path_factory.mktemp("student") / "student", seed=1)
 
 
+@pytest.mark.slow
 def test_a_stages_own_backbone_is_as_sparing_and_has_the_runs_parts(
     student: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_stages_backbone_that_is_not_there_is_told_before_anything_learns(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_it_learns_on_it(tiny: Backbone, student: Path, tmp_path: Path) -> None:
     """The stage's films are those of its own backbone, so the adapter is another than without."""
     small = shrunk("personalvideo", tmp_path, tiny.sample.frames)

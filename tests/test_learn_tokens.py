@@ -39,6 +39,7 @@ def small(**options: Any) -> Recipe:
     return replace(whole, options={"rank": 2, **options}, stages=stages, data=data)
 
 
+@pytest.mark.slow
 def test_dreambooth_follows_on_the_words_of_another_method(vcd: Run, tiny: Backbone, tmp_path: Path) -> None:
     heard: list[Progress] = []
     run = learn("bridgeiv", ellipses(), tiny, small(), tmp_path, tokens=vcd.folder, on_progress=heard.append)

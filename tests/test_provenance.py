@@ -78,6 +78,7 @@ def test_a_film_carries_recipe_seed_versions_device_and_method(film: Path, run: 
         assert container.metadata["title"] == PROMPT
 
 
+@pytest.mark.slow
 def test_an_untouched_film_can_be_made_again_bit_for_bit(film: Path, tiny: Backbone) -> None:
     told = verify(film)
     assert told.exact
@@ -172,6 +173,7 @@ def test_the_clip_and_the_film_before_are_looked_for(film: Path, tmp_path: Path,
     assert states(look(film)) == {"the clip it began from": "another", "the film before refining": "gone"}
 
 
+@pytest.mark.slow
 def test_what_a_reward_looked_with_and_at_is_looked_for(film: Path, run: Run, tmp_path: Path, look: Look) -> None:
     folder = album(tmp_path / "rex", 2)
     record = {**json.loads((run.folder / "config.json").read_text())}

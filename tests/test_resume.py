@@ -134,6 +134,7 @@ def test_a_second_signal_does_not_wait(photographs: Path, tiny: Backbone, tmp_pa
         begin(photographs, tiny, tmp_path, on_progress=strike)
 
 
+@pytest.mark.slow
 def test_another_thread_may_learn(photographs: Path, tiny: Backbone, truth: dict[str, Any], tmp_path: Path) -> None:
     thread = threading.Thread(target=begin, args=(photographs, tiny, tmp_path))
     thread.start()

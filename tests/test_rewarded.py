@@ -119,6 +119,7 @@ def seeing(sees: Callable[[int], bool]) -> IdentityEyes:
     return IdentityEyes(finder=finder, encoder=IdentityEncoder(tiny_iresnet(), 32, "seeing"))
 
 
+@pytest.mark.slow
 def test_a_step_without_the_subject_changes_nothing_and_is_told(tiny: Backbone, tmp_path: Path) -> None:
     """Also not by the penalty or by weight decay, which need no film."""
     heard: list[str] = []
@@ -137,6 +138,7 @@ def test_a_step_without_the_subject_changes_nothing_and_is_told(tiny: Backbone, 
     assert any(value.any() for name, value in run.load_weights().items() if name.endswith("up.weight"))
 
 
+@pytest.mark.slow
 def test_too_many_without_the_subject_end_it_resumed_or_not(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

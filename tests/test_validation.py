@@ -196,6 +196,7 @@ def test_a_signal_while_filming_stops_and_goes_on(
     assert run.finished
 
 
+@pytest.mark.slow
 def test_what_cannot_be_a_validation(photographs: Path, tiny: Backbone, eyes: Path, tmp_path: Path) -> None:
     with pytest.raises(StarringError, match="every 0 steps"):
         Plan(every=0)

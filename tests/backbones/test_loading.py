@@ -84,6 +84,7 @@ def test_without_starring_json_the_size_is_the_unets_own(tiny_folder: Path, tmp_
     assert load_backbone(copy, device="cpu").sample == Sample(height=32, width=32)
 
 
+@pytest.mark.slow
 def test_half_precision_files_load_as_float32(tiny_folder: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     shutil.copytree(tiny_folder, half)
@@ -110,6 +111,7 @@ def test_a_pipeline_saved_by_diffusers_loads(tiny: Backbone, tiny_folder: Path, 
     assert again.scheduler().config.beta_schedule == "linear"
 
 
+@pytest.mark.slow
 def test_another_base_under_the_same_motion(tiny: Backbone, tiny_folder: Path, other: Path, flat: Path) -> None:
     mixed = load_backbone(tiny_folder, base=flat, device="cpu")
     assert has_image_weights(mixed, load_backbone(other, device="cpu"))
@@ -120,6 +122,7 @@ def test_another_base_under_the_same_motion(tiny: Backbone, tiny_folder: Path, o
     assert equal_weights(from_animatediff.denoiser, mixed.denoiser)
 
 
+@pytest.mark.slow
 def test_a_flat_base_with_an_adapter(tiny: Backbone, tiny_folder: Path, flat: Path, other: Path) -> None:
     backbone = load_backbone(flat, adapter=tiny_folder / "motion_adapter", vae=tiny_folder / "vae", device="cpu")
     assert equal_motion(backbone, tiny)
@@ -130,6 +133,7 @@ def test_a_flat_base_with_an_adapter(tiny: Backbone, tiny_folder: Path, flat: Pa
     assert dict(backbone.scheduler().config) == dict(linear_ddim().config)
 
 
+@pytest.mark.slow
 def test_a_single_file_base(tiny: Backbone, tiny_folder: Path, other: Path, tmp_path: Path) -> None:
     source = load_backbone(other, device="cpu")
     file = write_single_file(
@@ -223,6 +227,7 @@ def test_the_animatediff_preset_is_the_published_recipe() -> None:
     assert not scheduler.config.clip_sample
 
 
+@pytest.mark.slow
 def test_loading_leaves_other_peoples_loggers_alone(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_backbone(tiny_folder, device="cpu")
     capfd.readouterr()

@@ -33,6 +33,7 @@ def test_export_says_where_and_how(
     assert path.is_file()
 
 
+@pytest.mark.slow
 def test_adopt_makes_a_run_that_films(starring: Starring, learned: Path, tiny_folder: Path, tmp_path: Path) -> None:
     assert starring("export", learned, "--to", "a1111", "--out", tmp_path / "rex.pt")[0] == 0
     code, out, err = starring("adopt", tmp_path / "rex.pt", "--class-word", "dog", "--backbone", tiny_folder,

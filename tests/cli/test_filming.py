@@ -86,6 +86,7 @@ def test_a_run_of_another_family(starring: Starring, learned: Path, tmp_path: Pa
 
 
 # The recipe's negative prompt is longer than a tiny vocabulary can say in 77 tokens.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The prompt 'cgi")
 def test_evaluate_prints_a_table_and_writes_a_report(
     starring: Starring, learned: Path, eyes: Path, tmp_path: Path

@@ -110,6 +110,7 @@ def test_no_film_at_all(starring: Starring, tmp_path: Path) -> None:
     refused(starring("refine", "/", "--face"), "no film")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The prompt 'cgi")  # long for a tiny vocabulary
 def test_the_folder_one_stands_in_is_a_clip_too(
     starring: Starring, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

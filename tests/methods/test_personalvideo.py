@@ -230,6 +230,7 @@ def test_a_kept_start_changes_nothing_where_the_scheduler_draws_noise(tiny: Back
         assert not torch.equal(film(1), miss), "the noise of open steps is the run's, and not the start's again"
 
 
+@pytest.mark.slow
 def test_a_pool_smaller_than_the_prompts_films_all_of_them_alike(tiny: Backbone) -> None:
     prompts = [f"a <*> dog {place}" for place in ("here", "there", "away")]
     quick = {"prompts": prompts, "share": 1.0, "steps": 1, "frames": 1}

@@ -39,6 +39,7 @@ def test_frames_that_show_nobody_are_left_out() -> None:
     assert "identity" not in judge.score(film, "a dog", class_word="dog"), "there is nobody to be like"
 
 
+@pytest.mark.slow
 def test_an_encoder_needs_somebody_who_finds() -> None:
     with pytest.raises(StarringError, match="segmenter=NAME too"):
         load_judge("miniature", eyes={"identity": "miniature-score"})

@@ -99,6 +99,7 @@ def test_equal_encoders_look_once_whatever_their_roles(folder: Path) -> None:
     assert (sum(clips), sum(dinos)) == (6 + 3, 6 + 3)  # the film's frames, and the photographs, once
 
 
+@pytest.mark.slow
 def test_presets_differ_in_scores_and_transforms(folder: Path) -> None:
     judges = {name: load_judge(str(folder), protocol=name) for name in PROTOCOLS}
     assert len({judge.protocol for judge in judges.values()}) == len(PROTOCOLS)

@@ -110,6 +110,7 @@ def test_the_word_matters_and_must_be_there(grounded: GroundedSAM) -> None:
         grounded.segment([photograph()], " ")
 
 
+@pytest.mark.slow
 def test_the_id_knows_both_networks_and_the_threshold(
     grounded: GroundedSAM, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_no_face_leaves_the_film_and_says_so(film: Film, tiny: Backbone, tmp_pat
     assert "No face was found" in larger.notes[0]
 
 
+@pytest.mark.slow
 def test_a_segmenter_looks_for_faces_too(film: Film, tiny: Backbone, tmp_path: Path) -> None:
     # Of the random segmenters, one that sees small pieces and not the whole frame.
     options = FaceOptions(segmenter=str(tiny_segmenter(tmp_path / "eye", seed=3)), factor=1.0, least=1)
@@ -159,6 +160,7 @@ def test_a_segmenter_looks_for_faces_too(film: Film, tiny: Backbone, tmp_path: P
     assert (made.frames != on_disk(film)).any()
 
 
+@pytest.mark.slow
 def test_the_noise_prior_may_be_another_one(film: Film, tiny: Backbone) -> None:
     own, plain = (refine(film, tiles=2, backbone=tiny, correlation=gamma) for gamma in (None, 0.0))
     assert (own.facts["correlation"], plain.facts["correlation"]) == (0.15, 0.0)
@@ -224,6 +226,7 @@ def test_what_cannot_be_refined(film: Film, tiny: Backbone, own_tiny: Backbone, 
         refine(film, tiles=2, backbone=tiny)
 
 
+@pytest.mark.slow
 def test_other_weights_of_the_family_refine_it_and_that_is_said(film: Film, tmp_path: Path) -> None:
     other = load_backbone(str(tiny_animatediff(tmp_path / "other", seed=1)))
     made = refine(film, tiles=2, backbone=other, write=False)

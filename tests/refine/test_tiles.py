@@ -108,6 +108,7 @@ class Watched:
         self.handle = backbone.denoiser.register_forward_pre_hook(lambda _, args: self.sizes.append(args[0].numel()))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_tiles(tiny: Backbone) -> None:
     scene = scene_of(tiny)
     most: dict[int, int] = {}
@@ -126,6 +127,7 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tiny: Backbone) -> None:
     assert most[2] == most[3]
 
 
+@pytest.mark.slow
 def test_strength_nothing_is_the_enlarged_film_through_the_vae(tiny: Backbone) -> None:
     film = noise_film(4, 32, 32)
     scene = scene_of(tiny)

@@ -69,6 +69,7 @@ def total(result: Result | None) -> list[float]:
     return [rewards.total for rewards in result.history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANIMATED)
 def test_the_reward_rises_after_any_method(name: str, tiny: Backbone, clip: CLIP) -> None:
     method = build(name, tiny).requires_grad_(False)
