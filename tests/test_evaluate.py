@@ -98,6 +98,7 @@ def test_everything_is_filmed_scored_and_written(run: Run, tiny: Backbone, judge
     assert str(run.folder) not in found.results.read_text()
 
 
+@pytest.mark.slow
 def test_films_are_those_of_generate_and_the_floor_shares_their_noise(
     run: Run, tiny: Backbone, judge: Judge, tmp_path: Path
 ) -> None:
@@ -255,6 +256,7 @@ def test_the_report_shows_it_all(run: Run, tiny: Backbone, judge: Judge) -> None
     assert str(run.folder.parent) not in page
 
 
+@pytest.mark.slow
 def test_a_single_photograph_has_no_ceiling(tmp_path: Path, tiny: Backbone, judge: Judge) -> None:
     found = judged(finished(tmp_path, tiny, count=1), tiny, judge, seeds=(0,))
     assert all(row.ceiling is None and row.recovered is None for row in found.rows)

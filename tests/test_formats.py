@@ -89,6 +89,7 @@ def our_latents(run: Run, backbone: Backbone, prompt: str, noise: Tensor) -> Ten
     return method.generate(backbone, request)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*mean_resizing.*")
 @pytest.mark.parametrize(("program", "suffix"), [("diffusers", ".safetensors"), ("diffusers", ".bin"), ("a1111", ".pt"),
                                                  ("comfyui", ".safetensors")])  # fmt: skip

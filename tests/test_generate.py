@@ -84,6 +84,7 @@ def test_the_sidecar_says_everything(run: Run, tiny: Backbone) -> None:
     assert facts["text_encoder"] is None
 
 
+@pytest.mark.slow
 def test_from_its_sidecar_it_comes_back_bit_for_bit(run: Run, tiny: Backbone) -> None:
     (film,) = generate(run.folder, PROMPT, seed=3, backbone=tiny, correlation=0.5)
     assert film.sidecar is not None
@@ -253,6 +254,7 @@ def test_any_base_of_the_family_films_the_run(run: Run, tiny: Backbone, tmp_path
     assert np.array_equal(again.frames, trained.frames)
 
 
+@pytest.mark.slow
 def test_half_precision_is_remembered(run: Run, tiny_folder: Path) -> None:
     backbone = load_backbone(str(tiny_folder), dtype="bf16")
     (film,) = generate(run, PROMPT, backbone=backbone)
@@ -284,6 +286,7 @@ def test_everything_a_backbone_was_loaded_with_is_loaded_again(
 # --- bad input and bad luck -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_changes_are_told(run: Run, tiny: Backbone, tmp_path: Path) -> None:
     (film,) = generate(run, PROMPT, backbone=tiny)
     assert film.sidecar is not None

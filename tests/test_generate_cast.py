@@ -26,6 +26,7 @@ def runs(tmp_path: Path, tiny: Backbone) -> tuple[Run, Run]:
     return dog, replace(robot, record=replace(robot.record, subject=about))
 
 
+@pytest.mark.slow
 def test_both_subjects_shape_the_film_and_it_comes_back_bit_for_bit(runs: tuple[Run, Run], tiny: Backbone) -> None:
     dog, robot = runs
     (film,) = generate(dog, PROMPT, backbone=tiny, others=[robot])

@@ -35,6 +35,7 @@ def pictures(folder: Path, seed: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_film_follows_its_pictures_and_is_made_again(tiny: Backbone, network: Path, tmp_path: Path) -> None:
     run = personal_run(tmp_path / "runs", tiny)
     one, other = pictures(tmp_path / "one", 1), pictures(tmp_path / "other", 2)

@@ -59,6 +59,7 @@ def heard_of(photographs: Path, tiny: Backbone, runs: Path, **options: Any) -> t
     return begin(photographs, tiny, runs, on_progress=heard.append, **options), heard
 
 
+@pytest.mark.slow
 def test_progress_is_early_and_complete(photographs: Path, tiny: Backbone, tmp_path: Path) -> None:
     run, heard = heard_of(photographs, tiny, tmp_path / "runs")
     phases = list(dict.fromkeys(p.phase for p in heard))
@@ -174,6 +175,7 @@ def test_learning_changes_the_method_and_nothing_else(photographs: Path, tiny: B
     assert any(not torch.equal(v, fresh[k]) for k, v in run.load_weights().items())
 
 
+@pytest.mark.slow
 def test_the_vae_encodes_each_crop_once_and_never_in_a_step(photographs: Path, tiny: Backbone, tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
     phase = [""]

@@ -84,6 +84,7 @@ def test_the_paper_s_steps(run: Run) -> None:
     assert rates[0] < rates[1] > rates[-1]
 
 
+@pytest.mark.slow
 def test_coins_fall_alike(run: Run, home: Path, dit: Backbone) -> None:
     recipe = small(dit, home / "clip", steps=24, checkpoint_every=24, keep_checkpoints=1)
     subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
@@ -106,6 +107,7 @@ def stopped(run: Run, home: Path, dit: Backbone, runs: Path, step: int) -> Path:
     return runs / run.name
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_ends_in_the_same_bits(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
     encodings: list[int] = []
     half = stopped(run, home, dit, tmp_path, 3)

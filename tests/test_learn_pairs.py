@@ -65,6 +65,7 @@ def test_a_run_learns_from_pairs(run: Run, home: Path, dit: Backbone) -> None:
     assert all(math.isfinite(entry["loss"]) for entry in run.entries())
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_ends_in_the_same_bits(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.phase == "learn" and progress.step == 3:

@@ -137,6 +137,7 @@ def test_a_run_learned_anew_or_gone_is_told(film: Path, run: Run, look: Look) ->
     assert states(look(film)) == {"what was learned": "gone"}
 
 
+@pytest.mark.slow
 def test_another_backbone_is_told(film: Path, tmp_path: Path) -> None:
     facts = read_comment(film)
     other = tiny_animatediff(tmp_path / "other", seed=1)

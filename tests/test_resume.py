@@ -39,6 +39,7 @@ def equal(run: Run, truth: dict[str, Any]) -> None:
     assert [name for name in truth if found[name] != truth[name]] == []
 
 
+@pytest.mark.slow
 def test_two_undisturbed_runs_are_equal(
     photographs: Path, tiny: Backbone, truth: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_another_thread_may_learn(photographs: Path, tiny: Backbone, truth: dict
     equal(Run.open(tmp_path / "ball-vcd"), truth)
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(
     photographs: Path, tiny: Backbone, truth: dict[str, Any], tmp_path: Path
 ) -> None:

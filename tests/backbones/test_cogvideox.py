@@ -44,6 +44,7 @@ def latents(backbone: Backbone, frames: int = 9, batch: int = 1, seed: int = 3) 
     return white((batch, *backbone.latent_shape(frames, 32, 48)), torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guidance", "rotary"), [(1.0, True), (6.0, True), (6.0, False)])
 def test_films_equal_those_of_the_stock_pipeline(guidance: float, rotary: bool, tmp_path: Path) -> None:
     own = tiny_cogvideox(tmp_path, rotary=rotary)

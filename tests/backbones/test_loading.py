@@ -169,6 +169,7 @@ def test_a_folder_without_motion_adapter(tiny_folder: Path, tmp_path: Path) -> N
     assert equal_motion(given, load_backbone(tiny_folder, device="cpu"))
 
 
+@pytest.mark.slow
 def test_an_adapter_for_another_unet(tiny_folder: Path, tmp_path: Path) -> None:
     wide = MotionAdapter(
         block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=8

@@ -69,6 +69,7 @@ def test_another_models_lora_is_refused(tmp_path: Path) -> None:
         fuse(unet, str(tmp_path), "none.safetensors", 1.0)
 
 
+@pytest.mark.slow
 def test_the_backbone_is_loaded_with_it(tiny_folder: Path, tmp_path: Path) -> None:
     plain = AnimateDiff.load(str(tiny_folder))
     layer = f"{ATTENTION}.to_q"

@@ -18,6 +18,7 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_films_equal_those_of_the_stock_pipeline(

@@ -30,6 +30,7 @@ def test_generate_writes_films_and_makes_one_again(starring: Starring, learned: 
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_generate_plain_uses_the_class_word(starring: Starring, learned: Path, tmp_path: Path) -> None:
     code, _, err = starring(
         "generate",

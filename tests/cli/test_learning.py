@@ -37,6 +37,7 @@ def test_learn_needs_a_method_and_a_folder(starring: Starring) -> None:
     refused(starring("learn"), "starring learn METHOD FOLDER")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "fragments"), [
     (["vdc"], ["method 'vdc'", "Did you mean 'vcd'?"]),
     (["vcd", "--recipe", "vcd-20"], ["recipe 'vcd-20'", "Did you mean 'vcd-200'?"]),

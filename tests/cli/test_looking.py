@@ -69,6 +69,7 @@ def test_check_tells_what_is_wrong(starring: Starring, tmp_path: Path, eyes: Pat
         assert min(picture.size) > 100
 
 
+@pytest.mark.slow
 def test_check_looks_at_what_the_backbone_asks_for(
     starring: Starring, tiny_folder: Path, photographs: Path, eyes: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_no_face_is_said_and_is_no_failure(starring: Starring, film: Path, tmp_p
     assert sorted(film.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_folder_of_frames_is_changed_by_generate(starring: Starring, learned: Path, tmp_path: Path) -> None:
     frames = album(tmp_path / "frames", 4)
     code, out, err = starring(

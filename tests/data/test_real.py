@@ -21,6 +21,7 @@ CLIPS = sorted((REAL / "motion").glob("*.avi"))
 pytestmark = pytest.mark.skipif(not (PHOTOGRAPHS and CLIPS), reason=f"no real photographs and clips in {REAL.name}/")
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_good_photographs() -> None:
     for folder in PHOTOGRAPHS:
         subject = Subject.from_folder(folder, "thing")
@@ -29,6 +30,7 @@ def test_nothing_is_wrong_with_good_photographs() -> None:
         assert complaints(subject, size=512) == []
 
 
+@pytest.mark.slow
 def test_what_was_done_to_them_is_found(tmp_path: Path) -> None:
     subject = Subject.from_folder(PHOTOGRAPHS[0], "thing")
     for i, image in enumerate(subject.images):

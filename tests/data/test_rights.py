@@ -92,6 +92,7 @@ def test_nothing_is_learned_against_the_owners_will(tmp_path: Path, tiny: Backbo
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_run_keeps_the_declaration_and_is_not_resumed_after_its_end(tmp_path: Path, tiny: Backbone) -> None:
     tomorrow = str(date.today() + timedelta(days=1))
     folder = declare(album(tmp_path / "a"), owner="Ada", consent="given", expiry=tomorrow)

@@ -56,6 +56,7 @@ def oracle(name: str) -> Predict:
     return predict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_an_oracle_is_followed_to_the_clean_latents(name: str) -> None:
     steps = list(trajectory(oracle(name), ALL[name](), NOISE, 5, generator=torch.Generator().manual_seed(3)))
@@ -84,6 +85,7 @@ def test_partial_runs_the_clean_end_of_the_schedule(name: str, strength: float) 
     assert asked == pytest.approx(scheduler.timesteps.tolist()[-count:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("strength", [1.0, 0.8, 0.4, 0.2])
 def test_partial_with_an_oracle_gives_back_the_clean_latents(name: str, strength: float) -> None:

@@ -127,6 +127,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [512, 1024])
 def test_no_tensor_of_queries_times_keys_is_made(n: int) -> None:
     parts = tensors(torch.float32, n=n, m=n, r=128, d=64)

@@ -217,6 +217,7 @@ def test_matching_is_done_once_for_each_resolution_and_step(tiny: Backbone, monk
 # --- a film -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_propagation_the_film_is_the_customized_models(tiny: Backbone) -> None:
     method = made(tiny, structure=False, texture=False)
     with method.attached(tiny), torch.no_grad():
@@ -228,6 +229,7 @@ def test_without_propagation_the_film_is_the_customized_models(tiny: Backbone) -
     assert not torch.equal(made(tiny).generate(tiny, wanted(tiny)), expected)
 
 
+@pytest.mark.slow
 def test_film_and_image_are_both_handed_on(tiny: Backbone) -> None:
     method, told = made(tiny), list[tuple[int, int]]()
     both = method.bridged(tiny, wanted(tiny, on_step=lambda *step: told.append(step)))
@@ -267,6 +269,7 @@ def test_a_photograph_can_be_the_reference(tiny: Backbone) -> None:
     assert not torch.equal(both.film, method.generate(tiny, wanted(tiny)))
 
 
+@pytest.mark.slow
 def test_the_noise_prior_goes_with_it(tiny: Backbone) -> None:
     correlated, usual = made(tiny, correlation=0.5), made(tiny)
     film = correlated.generate(tiny, wanted(tiny))

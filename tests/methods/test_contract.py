@@ -258,6 +258,7 @@ def test_saved_and_loaded_it_makes_the_same_film(method: Method, backbone: Backb
     assert torch.equal(movie(again, backbone), film)
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_film(method: Method, backbone: Backbone) -> None:
     first, second = movie(method, backbone), movie(method, backbone)
     s = backbone.sample
@@ -291,6 +292,7 @@ def test_gradients_are_the_same_when_checkpointed(method: Method, tmp_path: Path
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_another_family_is_refused_in_words(method: Method, tmp_path: Path) -> None:
     other = load_backbone(str(BACKBONES[method.family](tmp_path / "other")))
     other.family = "another"

@@ -63,6 +63,7 @@ def test_fewer_films_than_features_are_computed_and_told_loudly() -> None:
     assert fvd(many, many + 1, "p", draws=20).warning == ""
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_although_small_sets_are_biased() -> None:
     truth = 4 * 0.5**2  # a shift of 0.5 in four directions
     held, above = 0, 0

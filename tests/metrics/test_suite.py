@@ -126,6 +126,7 @@ def test_one_look_equals_a_script_for_each_metric(judge: Judge) -> None:
     assert {key: score.value for key, score in scores.items()} == pytest.approx(slow, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_one_pass_per_encoder_serves_all(judge: Judge) -> None:
     """P17: 49 frames, five scores; the scripts look 2.5 times as often and in 25 times as many passes."""
     images, pixels = photographs(), film(49, 16, 16)

@@ -54,6 +54,7 @@ def test_a_motion_adapter_survives_the_way_to_its_trainer_and_back() -> None:
     assert all(torch.equal(adapter[name], shipped[name]) for name in shipped)
 
 
+@pytest.mark.slow
 def test_only_the_trained_part_of_the_film_model_changes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

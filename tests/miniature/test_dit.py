@@ -83,6 +83,7 @@ def test_the_video_vae_begins_as_the_image_vae() -> None:
         assert latents[:, 4:].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_balanced_latents_have_unit_deviation_and_decode_alike() -> None:
     torch.manual_seed(0)
     net = dit.inflated(models.vae(), dit.vae()).eval()

@@ -114,6 +114,7 @@ def test_held_out_material_is_never_drawn_for_training() -> None:
     assert 0 < sum(pairs) < len(pairs) / 4
 
 
+@pytest.mark.slow
 def test_identity_is_beyond_words() -> None:
     """Subjects that any caption describes alike still differ."""
     described: dict[tuple[str, ...], list[world.Identity]] = {}

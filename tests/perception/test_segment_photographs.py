@@ -84,6 +84,7 @@ def test_sam3_cuts_photographs_as_the_library_does(tmp_path: Path) -> None:
     assert np.array_equal(mask.numpy() > 0.5, masks[int(np.argmax(weights))])
 
 
+@pytest.mark.slow
 def test_masks_of_a_whole_album(tmp_path: Path) -> None:
     eye = load_segmenter(f"{tiny_detector(tmp_path / 'dino')}+{tiny_sam(tmp_path / 'sam')}")
     subject = subjects()[0]

@@ -25,6 +25,7 @@ from tests.refine.test_face import scene_of
 from tests.tiny import stock_pipeline, tiny_controlnet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_film_is_the_stock_pipelines(tiny: Backbone, tiny_folder: Path, tmp_path: Path, guidance: float) -> None:
     control = load_controlnet(str(tiny_controlnet(tmp_path / "control")), tiny)

@@ -58,6 +58,7 @@ def on_disk(film: Film) -> np.ndarray:
     return to_uint8(read_video(film.path or "").pixels)
 
 
+@pytest.mark.slow
 def test_tiles_make_a_larger_film_beside_the_old_one(film: Film, tiny: Backbone) -> None:
     assert film.path is not None
     before = {path: path.read_bytes() for path in film.path.parent.iterdir()}
@@ -83,6 +84,7 @@ def test_tiles_make_a_larger_film_beside_the_old_one(film: Film, tiny: Backbone)
     assert np.array_equal(twice.frames, made.frames)
 
 
+@pytest.mark.slow
 def test_faces_are_made_again_and_nothing_else(red: Film, tiny: Backbone, tmp_path: Path) -> None:
     made = refine(red, face=face_by(tmp_path), backbone=tiny)
     assert made.path is not None
@@ -171,6 +173,7 @@ def test_the_noise_prior_may_be_another_one(film: Film, tiny: Backbone) -> None:
         refine(film, tiles=2, backbone=tiny, correlation=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is here")
 def test_a_film_from_a_device_that_is_not_here_is_refined_where_it_can_be(film: Film, tiny: Backbone) -> None:
     assert film.sidecar is not None

@@ -106,6 +106,7 @@ def test_other_readings_climb_too(options: dict[str, object], tiny: Backbone, cl
     assert abs(found.result.history[0].latent) <= (1 if chosen.latent == "mean" else frames)
 
 
+@pytest.mark.slow
 def test_a_step_too_far_is_taken_back(tiny: Backbone, clip: CLIP) -> None:
     histories = []
     for guarded in (True, False):
