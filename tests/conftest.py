@@ -14,6 +14,12 @@ from tests.tiny import tiny_animatediff, tiny_cogvideox
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other, and sums would depend on their number
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what the tests of one file share."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny AnimateDiff pipeline on disk; do not write into it."""

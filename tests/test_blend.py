@@ -24,11 +24,6 @@ from tests.perception.tiny_eyes import tiny_eyes
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
 def run(home: Path, dit: Backbone) -> Run:
     run = learned(home, dit)
     generator = torch.Generator().manual_seed(2)

@@ -34,11 +34,6 @@ PROMPT = "a dog running on the beach"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
 def run(home: Path, dit: Backbone) -> Run:
     return learned(home, dit)
 

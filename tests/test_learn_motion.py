@@ -29,11 +29,6 @@ from tests.training import state_of
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
 def run(home: Path, dit: Backbone) -> Run:
     return learned(home, dit)
 

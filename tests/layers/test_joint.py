@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from starring.errors import StarringError
 from starring.layers import joint
-from starring.layers.joint import attended, biased_attention, chosen, entity_map, plain_attention, stretched
+from starring.layers.attention import attend
+from starring.layers.joint import biased_attention, chosen, entity_map, plain_attention, stretched
 
 
 def tensors(dtype: torch.dtype, n: int = 37, m: int = 50, r: int = 13, d: int = 16, seed: int = 0) -> list[Tensor]:
@@ -143,7 +144,7 @@ def test_no_tensor_of_queries_times_keys_is_made(n: int) -> None:
 def test_the_log_sum_exp_is_one() -> None:
     q, k, v, *_ = tensors(torch.float64)
     logits = (q @ k.transpose(-1, -2) / 4).detach().numpy()
-    torch.testing.assert_close(attended(q, k, v)[1].detach(), torch.from_numpy(np.log(np.exp(logits).sum(-1))))
+    torch.testing.assert_close(attend(q, k, v)[1].detach(), torch.from_numpy(np.log(np.exp(logits).sum(-1))))
 
 
 def test_the_entitys_map_is_the_softmax_over_the_text() -> None:
@@ -158,7 +159,7 @@ def test_the_entitys_map_is_the_softmax_over_the_text() -> None:
                 logits = np.array([q_[b, head, i] @ k_[b, head, j] / 4 for j in range(50)])
                 share = np.exp(logits) / np.exp(logits).sum()
                 expected[b, i] += sum(share[j] for j in tokens) / 3
-    columns, total = torch.tensor([3, 4, 7]), attended(q, k, torch.zeros_like(k))[1]
+    columns, total = torch.tensor([3, 4, 7]), attend(q, k, torch.zeros_like(k))[1]
     np.testing.assert_allclose(entity_map(q, k[:, :, columns], entity[:, columns], total).numpy(), expected, rtol=1e-5)
 
 

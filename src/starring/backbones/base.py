@@ -187,6 +187,11 @@ class Backbone(ABC):
         """The precision of the denoiser."""
         return next(self.denoiser.parameters()).dtype
 
+    @property
+    def precision(self) -> str:
+        """That, by name: ``float32``."""
+        return str(self.dtype).removeprefix("torch.")
+
     def forget(self) -> None:
         """Drop what one of diffusers' caches (``denoiser.enable_cache``) holds of the film before."""
         reset: Any = getattr(self.denoiser, "_reset_stateful_cache", None)

@@ -36,7 +36,7 @@ from starring.metrics.suite import Judge
 from starring.metrics.table import Table
 from starring.perception.encoders import DINO
 from starring.perception.flow import DIS, Flow
-from starring.perception.segment import Segmenter, load_segmenter, suited
+from starring.perception.segment import Segmenter, suiting
 from starring.perception.transforms import to_unit
 from starring.run import Run
 
@@ -145,7 +145,7 @@ def leaks(
     whole = known if isinstance(known, Sample) else replace(run.record.recipe.sample or loaded.sample, **known)
     scale = _scale(run, subject, motion, whole, find_judge(judge, run, loaded).dino, flow or DIS())
     if mover:
-        scale = _with_trails(scale, motion, run, whole, mover, _segmenter(segmenter, loaded))
+        scale = _with_trails(scale, motion, run, whole, mover, suiting(segmenter, loaded.name, loaded.device))
     found: dict[str, list[Mapping[str, float]]] = {name: [] for name in ROWS}
     total, done = len(ROWS) * len(prompts) * len(seeds), 0
     for name, sides in ROWS.items():
@@ -191,12 +191,6 @@ class _Scale:
 def _scale(run: Run, subject: Subject, motion: Motion, sample: Sample, dino: DINO, flow: Flow) -> _Scale:
     courses = [course(flow(clip)) for clip in _clips(motion, run, sample)]
     return _Scale(dino=dino, photographs=dino.pictures(subject.images), flow=flow, courses=courses)
-
-
-def _segmenter(given: Segmenter | str | None, backbone: Backbone) -> Segmenter:
-    if given is None or isinstance(given, str):
-        return load_segmenter(given or suited(backbone.name), device=backbone.device)
-    return given
 
 
 def _with_trails(scale: _Scale, motion: Motion, run: Run, sample: Sample, mover: str, segmenter: Segmenter) -> _Scale:

@@ -257,7 +257,7 @@ def about(backbone: Backbone) -> dict[str, Any]:
     return {
         "origin": dict(backbone.origin),
         "family": backbone.family,
-        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "dtype": backbone.precision,
         "fingerprint": fingerprint(backbone),
         **{key: bool(getattr(backbone.vae, key.replace("vae", "use"), False)) for key in MEMORY},
     }

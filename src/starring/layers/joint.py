@@ -34,20 +34,6 @@ FLASH = (NATIVE, "_native_flash", "flash")
 _aten: Any = torch.ops.aten
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention with the log-sum-exp of its logits, by the device's own fused kernel and without gradient.
-
-    Args:
-        query: ``b h n d``.
-        key: ``b h m d``.
-        value: ``b h m d``.
-
-    Returns:
-        The output ``b h n d`` and the log-sum-exp ``b h n`` (float32; float64 for float64 inputs).
-    """
-    return _kernel(query, NATIVE)[0](query, key, value)[:2]
-
-
 def biased_attention(query: Tensor, groups: Sequence[KeyValue], bias: Tensor | Measure, backend: Any = None) -> Tensor:
     """One softmax over several groups of keys, with a bias on the logits of the last.
 

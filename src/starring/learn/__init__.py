@@ -297,9 +297,9 @@ def _same(run: Run, recipe: Recipe, subject: Subject, backbone: Backbone) -> Non
             f" {_said(backbone.origin)} ({backbone.family}). Resume it with its own: leave --backbone and --base out,"
             " or in Python load_backbone(**run.record.origin)."
         )
-    if record.dtype not in (None, _precision(backbone)):
+    if record.dtype not in (None, backbone.precision):
         raise StarringError(
-            f"{run.folder} was begun in the precision {record.dtype}, not in {_precision(backbone)}. Resume it in its"
+            f"{run.folder} was begun in the precision {record.dtype}, not in {backbone.precision}. Resume it in its"
             f" own (--dtype {record.dtype}), or begin a new run."
         )
     if set(subject.digests) != set(record.subject.digests.values()):
@@ -307,10 +307,6 @@ def _same(run: Run, recipe: Recipe, subject: Subject, backbone: Backbone) -> Non
             f"The photographs of '{subject.name}' are not those that {run.folder} was begun with. Put them back, or"
             " begin a new run."
         )
-
-
-def _precision(backbone: Backbone) -> str:
-    return str(backbone.dtype).removeprefix("torch.")
 
 
 def _places(origin: Mapping[str, str]) -> dict[str, str]:
@@ -347,7 +343,7 @@ def _new_run(
         record = Record(
             recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
             motion=MotionRecord.of(motion) if motion else None, pairs=PairsRecord.of(pairs) if pairs else None,
-            segmenter=cut, dtype=_precision(backbone), libraries=libraries(),
+            segmenter=cut, dtype=backbone.precision, libraries=libraries(),
         )  # fmt: skip
         made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record, start).folder)]
     if process.num_processes > 1:

@@ -17,7 +17,7 @@ from starring.learn.progress import OnProgress, Progress
 from starring.methods import OWN_WORLD
 from starring.perception.encoders import CLIP, load_clip
 from starring.perception.identity import Identity, IdentityEyes, known, load_identity_eyes
-from starring.perception.segment import load_segmenter, suited
+from starring.perception.segment import suiting
 from starring.perception.transforms import as_tensor
 
 
@@ -105,8 +105,8 @@ def _eyes(
             "A reward needs eyes that know the subject. For people give YuNet and an IResNet by path: --options"
             " eyes=YUNET.onnx+r100.pth; for anything else: --options eyes=dino"
         )
-    if "+" not in name and (segmenter is None or isinstance(segmenter, str)):
-        segmenter = cast("Segmenter", load_segmenter(segmenter or suited(backbone.name), device=backbone.device))
+    if "+" not in name:
+        segmenter = cast("Segmenter", suiting(segmenter, backbone.name, backbone.device))
     licence = bool(options.get("accept_licence", False))
     eyes = load_identity_eyes(name, subject.class_word or "subject", cast("Any", segmenter), accept_licence=licence)
     cast("Any", eyes.encoder).to(backbone.device)

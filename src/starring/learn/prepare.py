@@ -21,7 +21,7 @@ from starring.data.video import contact_sheet
 from starring.errors import StarringError
 from starring.learn.clips import whole_photographs
 from starring.learn.progress import OnProgress, Progress
-from starring.perception.segment import SEGMENTERS, First, load_segmenter, suited
+from starring.perception.segment import SEGMENTERS, First, suiting
 from starring.perception.segment import Segmenter as Instances
 from starring.run import Run
 
@@ -50,9 +50,7 @@ def choose_segmenter(
     """
     if not recipe.data.masks or (run is not None and load_masks(subject, _wanted(subject), run.masks) is not None):
         return None
-    chosen = segmenter
-    if chosen is None or isinstance(chosen, str):
-        chosen = cast("Segmenter", load_segmenter(chosen or suited(backbone.name), device=backbone.device))
+    chosen = cast("Segmenter", suiting(segmenter, backbone.name, backbone.device))
     if recipe.data.instance == "first":
         if not isinstance(chosen, Instances):
             raise StarringError(

@@ -12,7 +12,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 from starring.errors import StarringError, unknown
 from starring.perception.loading import Frozen, bundled, locate, saved_settings
 
+T = TypeVar("T")
 SEGMENTERS: Mapping[str, str] = {
     "miniature": bundled("segmenter"),
     "clipseg": "CIDAS/clipseg-rd64-refined",
@@ -99,6 +100,17 @@ def suited(backbone: str) -> str:
     if backbone in SEGMENTERS:
         return backbone
     return "miniature" if backbone.startswith("miniature") else "auto"
+
+
+def suiting(given: T | str | None, backbone: str, device: torch.device | str | None = None) -> T | Segmenter:
+    """A segmenter as people give it: itself, the one of a name, or, if none is given, the one that suits a backbone.
+
+    Raises:
+        StarringError: as :func:`load_segmenter`.
+    """
+    if given is None or isinstance(given, str):
+        return load_segmenter(given or suited(backbone), device=device)
+    return given
 
 
 def asked(text: str) -> str:
