@@ -10,8 +10,9 @@ import torch
 
 from starring.backbones.presets import load_backbone
 from starring.config import Sample
+from starring.errors import StarringError
 from starring.methods.base import Plain, Request
-from starring.miniature import clips, corpus, dit, export, gates, models
+from starring.miniature import build, clips, corpus, dit, export, gates, models, reading
 from starring.miniature.captions import corpus as vocabulary
 from starring.miniature.corpus import Shelf
 
@@ -145,3 +146,40 @@ def test_the_shipped_layout_films(tmp_path: Path) -> None:
     for part, tensors in again.items():
         begun = trainer.modules[part].state_dict()
         assert all(torch.equal(begun[name], value) for name, value in tensors.items())
+
+
+def test_a_vae_without_a_transformer_ships_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What took long to train is kept before the rest is there, and is no film model yet."""
+    weights = tmp_path / "weights"
+    export.dit(dit.vae(), weights=weights)
+    assert [path.name for path in (weights / "dit").iterdir()] == ["vae"]
+    again = export.shipped("video_vae", weights)["vae"]
+    dit.vae().load_state_dict(again)
+    monkeypatch.setattr("starring.backbones.presets.MINIATURE_DIT", weights / "dit")
+    with pytest.raises(StarringError, match="bundled weights are not in"):
+        load_backbone("miniature-dit")
+
+
+@pytest.mark.slow
+def test_a_decoder_learns_behind_an_encoder_that_stays(folder: Path, tmp_path: Path) -> None:
+    """So the corpus need not be encoded again, and a transformer may learn from it meanwhile."""
+    vae = dit.vae().eval()
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    trainer = clips.decoder_trainer(tmp_path, vae)
+    trainer.run(clips.vae_loss(folder, trainer), until=1)
+    after = build.load_video_vae(tmp_path).state_dict()
+    moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"decoder"}
+
+
+@pytest.mark.slow
+def test_the_text_tower_repeats_what_the_first_one_says(folder: Path, tmp_path: Path) -> None:
+    trainer = reading.trainer(tmp_path)
+    trainer.plan = reading.PLAN.__class__(steps=12, lr=3e-3, batch=6, warmup=2, muon=True)
+    loss = reading.loss(folder, trainer, build.load_unet(tmp_path)[1])
+    before = float(loss(np.random.default_rng(0), 0.0)["loss"].detach())
+    trainer.run(loss)
+    trainer.averaged()
+    assert float(loss(np.random.default_rng(0), 0.0)["loss"].detach()) < before
+    begun = clips.dit_trainer(tmp_path).modules["text_encoder"].state_dict()
+    assert all(torch.equal(begun[n], trainer.average[f"text_encoder.{n}"]) for n in begun)

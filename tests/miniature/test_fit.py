@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from starring.miniature.fit import Plan, Trainer, rate
+from starring.miniature.muon import Muon
 
 PLAN = Plan(steps=12, lr=1e-2, batch=4, warmup=3, decay=0.5)
 
@@ -60,3 +61,22 @@ def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert rates[-1] == 0
     assert rates[3:6] == [PLAN.lr] * 3
     assert all(a >= b for a, b in itertools.pairwise(rates[6:]))
+
+
+def test_muon_moves_as_torchs_but_for_its_arithmetic() -> None:
+    torch.manual_seed(0)
+    ours, theirs = (nn.ParameterList([nn.Parameter(torch.ones(s)) for s in ((6, 4), (3, 9))]) for _ in range(2))
+    steps = (
+        Muon(ours.parameters(), lr=1e-2, weight_decay=0.1),
+        torch.optim.Muon(theirs.parameters(), lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        for one, two in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            two.grad = one.grad.clone()
+        for optimizer in steps:
+            optimizer.step()
+    for one, two in zip(ours, theirs, strict=True):
+        assert not torch.equal(one, two), "torch's iteration is in bfloat16"
+        torch.testing.assert_close(one, two, rtol=0, atol=2e-3)
+    assert steps[0].state_dict()["state"].keys() == steps[1].state_dict()["state"].keys()

@@ -14,6 +14,7 @@ from starring.backbones.base import Backbone
 from starring.config import Sample
 from starring.errors import StarringError, unknown
 
+INDEX, LORA = "model_index.json", "pytorch_lora_weights.safetensors"
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights" / "film"
 """Where the bundled weights are."""
 MINIATURE_DIT = MINIATURE.with_name("dit")
@@ -49,7 +50,7 @@ PRESETS: dict[str, Preset] = {
     "miniature": Preset(source=str(MINIATURE), note="bundled: 16 frames, 64x64, a procedural world, runs on a CPU"),
     "miniature-lcm": Preset(
         source=str(MINIATURE),
-        lora=(str(MINIATURE_STUDENT), "pytorch_lora_weights.safetensors", 1.0),
+        lora=(str(MINIATURE_STUDENT), LORA, 1.0),
         sample=Sample(frames=16, height=64, width=64, steps=4, guidance=1.0, fps=8),
         note="bundled: the same in 4 steps a film, without guidance, which is built in",
     ),
@@ -126,9 +127,15 @@ def load_backbone(
         if not (Path(name).expanduser().exists() or is_hub_id(name) or is_single_file(name)):
             raise unknown("backbone", name, PRESETS, "A folder in diffusers layout or a hub id (owner/name) works too.")
         preset = Preset(source=name)
-    bundled = {"miniature": MINIATURE, "miniature-lcm": MINIATURE_STUDENT, "miniature-dit": MINIATURE_DIT}
-    if not (place := bundled.get(name, Path())).is_dir():
-        raise StarringError(f"The bundled weights are not in {place}. Build them: python -m starring.miniature build")
+    bundled = {
+        "miniature": MINIATURE / INDEX,
+        "miniature-lcm": MINIATURE_STUDENT / LORA,
+        "miniature-dit": MINIATURE_DIT / INDEX,
+    }
+    if name in bundled and not bundled[name].is_file():
+        raise StarringError(
+            f"The bundled weights are not in {bundled[name].parent}. Build them: python -m starring.miniature build"
+        )
     make, own = (_cogvideox, "cogvideox") if _is_cogvideox(preset.source) else (_animatediff, "animatediff")
     if family not in (None, own):
         raise StarringError(
@@ -179,7 +186,7 @@ def _is_cogvideox(source: str) -> bool:
 
     if is_hub_id(source):
         return "cogvideox" in source.lower()
-    return str(read_json(Path(source).expanduser() / "model_index.json").get("_class_name", "")).startswith("CogVideoX")
+    return str(read_json(Path(source).expanduser() / INDEX).get("_class_name", "")).startswith("CogVideoX")
 
 
 def _animatediff(name: str, preset: Preset, given: Mapping[str, str], dtype: torch.dtype) -> Backbone:

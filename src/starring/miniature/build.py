@@ -31,6 +31,7 @@ from starring.miniature import (
     models,
     pairs,
     pretrain,
+    reading,
     student,
 )
 from starring.miniature.fit import Loss, Trainer
@@ -40,8 +41,8 @@ PARTS = (
     "judges", "identity",
 )  # fmt: skip
 """In the order in which they can be built."""
-SECOND = ("clips", "video_vae", "video_latents", "dit", "pairs", "adapter")
-"""The second miniature's parts, in order; its VAE starts from the first one's."""
+SECOND = ("clips", "video_vae", "video_latents", "video_decoder", "reading", "dit", "pairs", "adapter")
+"""The second miniature's parts, in order; its VAE and its text tower start from the first one's."""
 Report = Callable[[str, int, int], None]
 """Hears a part's name, what is done of it and what there is to do."""
 
@@ -106,7 +107,7 @@ def build(
     else:
         trainer, loss = _training(part, folder)
         trainer.plan = replace(trainer.plan, steps=steps or trainer.plan.steps, bf16=bf16)
-        if warm and trainer.step == 0 and part != "decoder":
+        if warm and trainer.step == 0 and part not in ("decoder", "video_decoder", "reading"):
             trainer.start(export.shipped(part))
         _train(part, trainer, loss, seconds, tell)
         if part in ("vae", "decoder", "unet", "motion"):
@@ -148,6 +149,13 @@ def _training(part: str, folder: Path) -> tuple[Trainer, Loss]:
     if part == "video_vae":
         trainer = clips.vae_trainer(folder)
         return trainer, clips.vae_loss(folder, trainer)
+    if part == "video_decoder":
+        trainer = clips.decoder_trainer(folder, load_video_vae(folder))
+        return trainer, clips.vae_loss(folder, trainer)
+    if part == "reading":
+        text = load_unet(folder)[1]
+        trainer = reading.trainer(folder)
+        return trainer, reading.loss(folder, trainer, text)
     if part == "dit":
         trainer = clips.dit_trainer(folder)
         return trainer, clips.dit_loss(folder, trainer)
@@ -229,17 +237,25 @@ def export_film(folder: Path, weights: Path = export.WEIGHTS) -> None:
 def load_video_vae(folder: Path) -> Any:
     """The video VAE trained in ``folder``, its latent channels of unit deviation on clips; else the shipped one."""
     vae = dit.vae()
-    if not (folder / "video_vae" / "state.safetensors").exists():
+    trained = {part: (folder / part / "state.safetensors").exists() for part in ("video_vae", "video_decoder")}
+    if not any(trained.values()):
         vae.load_state_dict(export.shipped("video_vae")["vae"])
         return vae.eval().requires_grad_(False)
-    vae.load_state_dict(_below(_average(folder, "video_vae"), "vae."))
+    # A decoder is trained behind the encoder of a VAE that is balanced already.
+    vae.load_state_dict(_below(_average(folder, "video_decoder" if trained["video_decoder"] else "video_vae"), "vae."))
     vae.eval().requires_grad_(False)
-    return clips.balanced_on_clips(folder, vae)
+    return vae if trained["video_decoder"] else clips.balanced_on_clips(folder, vae)
 
 
 def export_dit(folder: Path, weights: Path = export.WEIGHTS) -> None:
-    """Write the second film model; nothing while no transformer has learned from the latents of its VAE."""
-    if not (folder / "dit" / "state.safetensors").exists():
+    """Write the second film model as far as it is trained in ``folder``.
+
+    Another encoder makes other latents: a new one is not written beside a transformer that learned from the old one's.
+    """
+    trained = {part: (folder / part / "state.safetensors").exists() for part in ("video_vae", "dit")}
+    if not trained["dit"]:
+        if not trained["video_vae"] or not (weights / "dit" / "transformer").is_dir():
+            export.dit(load_video_vae(folder), weights=weights)
         return
     tensors = _average(folder, "dit")
     transformer, text = dit.transformer(), dit.text_encoder()

@@ -12,29 +12,36 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderKLCogVideoX
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from starring.miniature import corpus, dit, models, words
-from starring.miniature.cinema import DROP, timesteps
-from starring.miniature.corpus import CAPTIONS, Shelf
+from starring.miniature import corpus, dit, models
+from starring.miniature.cinema import timesteps
+from starring.miniature.corpus import Shelf
 from starring.miniature.export import WEIGHTS
 from starring.miniature.fit import Loss, Plan, Trainer
 from starring.miniature.pretrain import pixels
+from starring.miniature.reading import texts
 from starring.perception.encoders import DINO, load_dino
 
 VIDEO_VAE = Plan(
-    steps=4500, lr=4e-4, batch=4, warmup=30, muon=True, save_every=120, ema=0.995, weight_decay=0.0, decay=0.7
+    steps=2400, lr=4e-4, batch=4, warmup=30, muon=True, save_every=120, ema=0.995, weight_decay=0.0, decay=0.7
+)
+VIDEO_DECODER = Plan(
+    steps=1500, lr=3e-4, batch=4, warmup=30, muon=True, save_every=120, ema=0.995, weight_decay=0.0, decay=0.7
 )
 DIT = Plan(steps=3000, lr=2e-3, batch=64, warmup=200, ema=0.999, weight_decay=0.01, decay=0.3, muon=True)
+WINDOW = 9
+"""Frames that the video VAE takes at once, the first of a film among them."""
+SEEN = {"crops": 0.5, "frames": 0.25, "clips": 0.25}
+"""What the video VAE learns from: crops of windows, whole frames of windows, crops of whole clips; shares of steps."""
 STILLS = 0.6
 """Share of the transformer's steps that see stills only: they cost a fifth, and teach what things look like."""
 STILLS_LATER = 0.25
 """Share of stills among the steps after that."""
 CLIPS_FOR_STILLS = 5
 """How many times fewer clips than stills are in a step."""
-CAPITALS = 0.15
-"""Share of captions that begin with a capital letter, as people write."""
 STILL_SHARDS = 16
 """How many shards of stills the transformer sees."""
 ALIGNED_BLOCK, ALIGNED_WEIGHT = 3, 0.5
@@ -48,17 +55,23 @@ def vae_trainer(build: Path) -> Trainer:
 
 
 def vae_loss(build: Path, trainer: Trainer) -> Loss:
-    """Squared error of pixels and of average colours, with a light KL, on crops around subjects and on whole clips."""
+    """Squared error of pixels and of average colours, with a light KL, on crops around subjects and on whole frames.
+
+    Most steps see windows of 9 frames, which the VAE takes at once; a quarter sees whole clips, whose later frames it
+    takes with what it kept of the earlier ones. All cost about the same.
+    """
     shelf = Shelf(build / "corpus", "clips", ("images", "masks"))
     net: Any = trainer.modules["vae"]
 
     def loss(rng: np.random.Generator, _: float) -> Mapping[str, Tensor]:
-        # A whole clip costs as much as four crops of half the side.
-        whole = rng.random() < 0.3
-        rows = rng.integers(len(shelf), size=max(trainer.plan.batch // 4, 1) if whole else trainer.plan.batch)
-        images = shelf.get("images", rows)
-        if not whole:
-            images = _crops(images, shelf.get("masks", rows), rng)
+        kind = rng.choice(tuple(SEEN), p=tuple(SEEN.values()))
+        count = {"crops": trainer.plan.batch, "frames": trainer.plan.batch // 4, "clips": trainer.plan.batch // 2}[kind]
+        rows = rng.integers(len(shelf), size=max(count, 1))
+        start = 0 if kind == "clips" else int(rng.integers(dit.FRAMES - WINDOW + 1))
+        frames = slice(start, dit.FRAMES if kind == "clips" else start + WINDOW)
+        images = shelf.get("images", rows)[:, frames]
+        if kind != "frames":
+            images = _crops(images, shelf.get("masks", rows)[:, frames], rng)
         x = pixels(images).transpose(1, 2).contiguous()
         posterior = net.encode(x).latent_dist
         y = net.decode(posterior.sample()).sample.float()
@@ -125,13 +138,28 @@ def encoded(vae: AutoencoderKLCogVideoX, films: NDArray[np.generic]) -> NDArray[
     return np.concatenate(rows)
 
 
+def decoder_trainer(build: Path, vae: AutoencoderKLCogVideoX) -> Trainer:
+    """The decoder alone, behind an encoder that stays as it is, and with it the latents of the corpus."""
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    return Trainer(build / "video_decoder", {"vae": vae}, VIDEO_DECODER)
+
+
 def dit_trainer(build: Path) -> Trainer:
-    """The text tower learns with the transformer that it conditions; what aligns it with a ViT is not exported."""
+    """The text tower learns with the transformer that it conditions; what aligns it with a ViT is not exported.
+
+    It begins as what :mod:`starring.miniature.reading` taught, where that was built.
+    """
+    text = dit.text_encoder()
+    taught = build / "reading" / "state.safetensors"
+    if taught.exists():
+        prefix = "average.text_encoder."
+        text.load_state_dict({k[len(prefix) :]: v for k, v in load_file(taught).items() if k.startswith(prefix)})
     seen = nn.Sequential(
         nn.Linear(dit.WIDTH, dit.WIDTH), nn.SiLU(), nn.Linear(dit.WIDTH, dit.WIDTH), nn.SiLU(),
         nn.Linear(dit.WIDTH, models.DINO_WIDTH),
     )  # fmt: skip
-    modules = {"transformer": dit.transformer(), "text_encoder": dit.text_encoder(), "seen": seen}
+    modules = {"transformer": dit.transformer(), "text_encoder": text, "seen": seen}
     return Trainer(build / "dit", modules, DIT)
 
 
@@ -161,7 +189,7 @@ def dit_loss(build: Path, trainer: Trainer) -> Loss:
         noisy, target = level.sqrt() * x + (1 - level).sqrt() * noise, level.sqrt() * noise - (1 - level).sqrt() * x
         # The fused kernel is slow backwards in bfloat16 on CPUs; with a few hundred keys the formula is as good.
         with sdpa_kernel(SDPBackend.MATH):
-            embeddings = text(input_ids=_tokens(shelf, rows, rng)).last_hidden_state
+            embeddings = text(input_ids=torch.tensor(dit.encode(texts(shelf, rows, rng)))).last_hidden_state
             out = net(noisy, embeddings, t, image_rotary_emb=_rope(x.shape[1])).sample
         error = (out.float() - target).square().mean((1, 2, 3, 4))
         high = error.detach()[t > 600].mean().nan_to_num(0.0)
@@ -192,11 +220,3 @@ def _rope(frames: int) -> tuple[Tensor, Tensor]:
     head = dit.WIDTH // dit.HEADS
     found: Any = get_3d_rotary_pos_embed(head, ((0, 0), (side, side)), (side, side), frames)
     return found
-
-
-def _tokens(shelf: Shelf, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
-    """One caption of each row, some of them left out, some with a capital, as the T5 tokenizer reads them."""
-    picked = shelf.get("tokens", rows).astype(np.int64)[np.arange(len(rows)), rng.integers(CAPTIONS, size=len(rows))]
-    texts = words.tokenizer().batch_decode(picked.tolist(), skip_special_tokens=True)
-    texts = [text.strip().capitalize() if rng.random() < CAPITALS else text.strip() for text in texts]
-    return torch.tensor(dit.encode(["" if rng.random() < DROP else text for text in texts]))

@@ -88,13 +88,19 @@ def film(
 
 
 def dit(
-    vae: AutoencoderKLCogVideoX, text: T5EncoderModel, transformer: CogVideoXTransformer3DModel, weights: Path = WEIGHTS
+    vae: AutoencoderKLCogVideoX,
+    text: T5EncoderModel | None = None,
+    transformer: CogVideoXTransformer3DModel | None = None,
+    weights: Path = WEIGHTS,
 ) -> None:
-    """The second film model, in the layout of a ``CogVideoXPipeline``."""
+    """The second film model, in the layout of a ``CogVideoXPipeline``; its VAE alone where nothing else is trained."""
     folder = weights / "dit"
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("vae", vae), ("text_encoder", text), ("transformer", transformer)):
-        put(folder / name, part)
+        if part is not None:
+            put(folder / name, part)
+    if text is None or transformer is None:
+        return
     second.tokenizer().save_pretrained(folder / "tokenizer")
     second.scheduler().save_pretrained(folder / "scheduler")
     _describe(folder, "CogVideoXPipeline", _DIT_INDEX, DIT_SAMPLE)

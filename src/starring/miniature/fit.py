@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from starring.miniature.muon import Muon
+
 Loss = Callable[[np.random.Generator, float], Mapping[str, Tensor]]
 """From a step's own random generator and the share of training done (0 to 1) to named losses; ``loss`` is minimised."""
 
@@ -68,10 +70,7 @@ class Trainer:
         self.flat = [(p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in self.parameters if id(p) in inner]
         if self.flat:
             matrices = [matrix for _, matrix in self.flat]
-            muon = torch.optim.Muon(
-                matrices, lr=plan.lr, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-            self.optimizers.append(muon)
+            self.optimizers.append(Muon(matrices, lr=plan.lr, weight_decay=plan.weight_decay))
         self.average = {name: value.detach().clone() for name, value in self.modules.state_dict().items()}
         self.step = 0
         self.history: list[dict[str, float]] = []
