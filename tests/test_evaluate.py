@@ -20,7 +20,7 @@ from starring.data.video import read_video
 from starring.errors import Interrupted, StarringError
 from starring.evaluate import Evaluation, Progress, evaluate
 from starring.evaluate.page import strip
-from starring.evaluate.shots import as_pixels, rolled, unrolled
+from starring.evaluate.shots import Ledger, as_pixels, rolled, unrolled
 from starring.generate import generate
 from starring.methods import build, recipe
 from starring.metrics.report import Section
@@ -334,3 +334,16 @@ def test_sheets_hold_every_bit_and_strips_are_short() -> None:
     large = [Image.new("RGB", (512, 320)) for _ in range(16)]
     assert strip(large).size == (8 * 165 - 5, 100)
     assert strip(pictures[:1]).size == (10, 12)
+
+
+def test_several_may_fill_one_ledger(tmp_path: Path) -> None:
+    """What another process entered after this one had opened the file is not lost."""
+    one, two = Ledger.open(tmp_path), Ledger.open(tmp_path)
+    one.films["a"], two.films["b"] = {"seed": 0}, {"seed": 1}
+    one.scores["a"] = {"clip_t": {"value": 0.5}}
+    one.save()
+    two.save({"table": []})
+    one.films["a"] = {"seed": 2}
+    one.save()
+    assert Ledger.open(tmp_path).films == {"a": {"seed": 2}, "b": {"seed": 1}}
+    assert Ledger.open(tmp_path).scores == one.scores

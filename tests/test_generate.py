@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -373,3 +374,12 @@ def test_a_full_disk_leaves_nothing_half_written(run: Run, tiny: Backbone, monke
         generate(run, PROMPT, seed=2, backbone=tiny)
     monkeypatch.setattr(films, "write_json", write)
     assert sorted(run.videos.iterdir()) == sorted([first.path, first.sidecar])
+
+
+def test_films_of_one_name_that_are_written_at_once_are_all_kept(tiny: Backbone, tmp_path: Path) -> None:
+    """As when several processes evaluate into one folder."""
+    (made,) = generate(None, "a dog", seed=1, backbone=tiny, write=False)
+    with ThreadPoolExecutor(8) as pool:
+        kept = list(pool.map(lambda _: films.written(made, tmp_path), range(12)))
+    assert len({film.path for film in kept}) == len(list(tmp_path.glob("*.mp4"))) == len(kept)
+    assert all(film.path is not None and read_video(film.path).pixels.shape[2] == len(made.frames) for film in kept)

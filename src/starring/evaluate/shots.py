@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -157,10 +158,16 @@ class Ledger:
         )
 
     def save(self, more: Mapping[str, Any] | None = None) -> Path:
-        """Write everything, whole or not at all; ``more`` is added beside films and scores."""
+        """Write everything, whole or not at all; ``more`` is added beside films and scores.
+
+        What another process entered meanwhile is kept, so that several may fill one folder.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / RESULTS
-        write_json(path, {"version": VERSION, "films": self.films, "scores": self.scores, **(more or {})})
+        with FileLock(self.folder / f".{RESULTS}.lock"):
+            there = Ledger.open(self.folder)
+            self.films, self.scores = there.films | self.films, there.scores | self.scores
+            write_json(path, {"version": VERSION, "films": self.films, "scores": self.scores, **(more or {})})
         return path
 
     def frames(self, key: str) -> NDArray[np.uint8] | None:

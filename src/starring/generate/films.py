@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -186,11 +186,11 @@ def written(made: Film, folder: Path, stem: str | None = None) -> Film:
         OSError: if the disk is full; then neither file is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = _free(folder, stem or _stem(made))
-    sidecar = path.with_suffix(".json")
     facts = _moved(made.facts, folder)
     pixels = torch.from_numpy(made.frames).permute(3, 0, 1, 2).float() / 127.5 - 1
     with ExitStack() as undo:
+        path = _free(folder, stem or _stem(made))
+        sidecar = path.with_suffix(".json")
         undo.callback(path.unlink, missing_ok=True)
         write_video(path, pixels, fps=made.facts["sample"]["fps"], metadata=facts, title=made.prompt)
         write_json(sidecar, facts)
@@ -206,12 +206,15 @@ def _stem(made: Film) -> str:
 
 
 def _free(folder: Path, stem: str) -> Path:
-    """A name that is not taken."""
+    """A name that was not taken, and is now, by an empty file: another process may be looking for one as well."""
     number = 1
     while True:
         path = folder / (f"{stem}.mp4" if number == 1 else f"{stem}-{number}.mp4")
-        if not path.exists() and not path.with_suffix(".json").exists():
-            return path
+        with suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            if not path.with_suffix(".json").exists():
+                return path
+            path.unlink()
         number += 1
 
 

@@ -26,7 +26,7 @@ from starring.miniature.reading import texts
 from starring.perception.encoders import DINO, load_dino
 
 VIDEO_VAE = Plan(
-    steps=3600, lr=4e-4, batch=4, warmup=30, muon=True, save_every=120, ema=0.995, weight_decay=0.0, decay=0.7
+    steps=2400, lr=4e-4, batch=4, warmup=30, muon=True, save_every=120, ema=0.995, weight_decay=0.0, decay=0.7
 )
 VIDEO_DECODER = Plan(
     steps=1500, lr=3e-4, batch=4, warmup=30, muon=True, save_every=120, ema=0.995, weight_decay=0.0, decay=0.7
