@@ -12,7 +12,7 @@ from starring.miniature import gates
 from starring.miniature.export import WEIGHTS
 
 REACHED: dict[str, float] = json.loads((WEIGHTS / "gates.json").read_text())
-STUDENT = WEIGHTS / "gates-student.json"
+STUDENT, SECOND = WEIGHTS / "gates-student.json", WEIGHTS / "gates-dit.json"
 SLACK = {"vae_psnr": 0.1, "vae_colour": 0.1, "film_flicker": 1.0}
 
 
@@ -82,6 +82,17 @@ def test_the_four_step_model() -> None:
     made = gates.motion_pictures(load_backbone("miniature-lcm"), *load(WEIGHTS / "judges"), count=12, steps=4)
     assert made["film_motion"] >= reached["student_motion"] - 0.25
     assert made["film_kind"] >= reached["student_kind"] - 0.15
+
+
+@pytest.mark.slow
+def test_the_video_vae() -> None:
+    from diffusers import AutoencoderKLCogVideoX
+
+    reached: dict[str, float] = json.loads(SECOND.read_text())
+    assert gates.passed("dit_vae_psnr", reached["dit_vae_psnr"])
+    made = gates.video_vae(AutoencoderKLCogVideoX.from_pretrained(WEIGHTS / "dit" / "vae").eval())
+    for name, value in made.items():
+        assert abs(value - reached[name]) < 0.1, name
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def build(
 
     Args:
         parts: corpus, vae, latents, decoder, unet, motion, student, control, clip, dino, segmenter, judges, identity;
-            of the second miniature clips, video_vae, video_latents, dit, pairs, adapter.
+            of the second miniature clips, video_vae, video_latents, video_decoder, reading, dit, pairs, adapter.
         folder: where the corpus and the training states lie.
         minutes: stop each part after so long; the state is kept.
         threads: CPU threads; 0 leaves it to torch.
