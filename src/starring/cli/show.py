@@ -89,7 +89,8 @@ def complaints(found: Sequence[Complaint], photographs: int) -> None:
         return
     rows = [(c.path.name, c.kind, one_line(c.message), one_line(c.advice)) for c in found]
     files = len({c.path for c in found})
-    note = f"{len(found)} remarks about {files} of {photographs + sum(c.kind == 'unreadable' for c in found)} files"
+    remarks = "1 remark" if len(found) == 1 else f"{len(found)} remarks"
+    note = f"{remarks} about {files} of {photographs + sum(c.kind == 'unreadable' for c in found)} files"
     table("What the photographs lack", ("file", "what", "found", "to do"), rows, note)
 
 
