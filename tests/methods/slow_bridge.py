@@ -128,8 +128,9 @@ class Slow:
         for column in self.masks[str(index - 1)]:
             before, side = int(np.sqrt(len(column))), int(np.sqrt(cells))
             resized = bilinear(column.reshape(1, before, before), side, side).ravel()
-            # a frame in which all cells match one has no contrast
-            soft = (resized - resized.min()) / max(resized.max() - resized.min(), 1e-4)
+            # a frame in which all cells match one has no contrast but that of rounding
+            contrast = resized.max() - resized.min()
+            soft = (resized - resized.min()) / contrast if contrast > 1e-4 else np.zeros_like(resized)
             found.append((soft > 0.05).astype(float) if self.options.get("mask") == "binary" else soft)
         return found
 

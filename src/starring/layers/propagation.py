@@ -280,9 +280,12 @@ def _kept(store: list[Tensor], index: int, frames: int, out: Tensor, *_: object,
 
 
 def normalised(maps: Tensor) -> Tensor:
-    """``f n`` with each row's smallest value at 0 and its largest at 1; a row without contrast becomes 0."""
+    """``f n`` with each row's smallest value at 0 and its largest at 1; a row without contrast becomes 0.
+
+    Where all cells match a single one, what is left of contrast is rounding, which differs between processors.
+    """
     low, high = maps.aminmax(dim=1, keepdim=True)
-    return (maps - low) / (high - low).clamp_min(1e-4)
+    return torch.where(high - low > 1e-4, (maps - low) / (high - low).clamp_min(1e-4), 0)
 
 
 def blend(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,17 @@ def ellipse(
     x: float, y: float, rx: float, ry: float, turn: float = 0.0, start: float = 0.0, end: float = 360.0
 ) -> Points:
     """A polygon along an ellipse, turned by ``turn`` degrees, from angle ``start`` to ``end``."""
-    angle = np.deg2rad(np.linspace(start, end, 28))
-    px, py = rx * np.cos(angle), ry * np.sin(angle)
+    cos, sin = _arc(start, end)
+    px, py = rx * cos, ry * sin
     c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
     return np.stack([x + c * px - s * py, y + s * px + c * py], axis=-1)
+
+
+@cache
+def _arc(start: float, end: float) -> tuple[Points, Points]:
+    """Cosines and sines of the angles from ``start`` to ``end`` degrees; six ellipses a picture ask for the same."""
+    angle = np.deg2rad(np.linspace(start, end, 28))
+    return np.cos(angle), np.sin(angle)
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Points:

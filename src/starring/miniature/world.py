@@ -235,14 +235,15 @@ def _labels(actor: Actor, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint
         head = next(points for role, points in figure.parts if role == "skin" and len(points) > 4)
         fill(face, head, 1)
         over = ["hair"] if who.accessory == "glasses" else ["hair", "trim"]
-        face[np.isin(label, [_ROLES.index(role) for role in over])] = 0
+        for role in over:
+            face[label == _ROLES.index(role)] = 0
     return label, face
 
 
 def render(shot: Shot, size: int = SIZE) -> Frame:
     """Draw a shot."""
     side = size * OVERSAMPLE
-    canvas = paint(shot.scene, side, shot.scene_seed).copy()
+    canvas = paint(shot.scene, side, shot.scene_seed)
     mask, face, first = (np.zeros((side, side), np.uint8) for _ in range(3))
     for place, actor in enumerate(shot.actors):
         who = actor.identity
@@ -255,13 +256,14 @@ def render(shot: Shot, size: int = SIZE) -> Frame:
             "trim": who.trim,
             "mark": who.mark,
         }
-        palette = np.array([shades[role] for role in _ROLES], dtype=np.uint8)
+        palette = np.zeros((1, 256, 3), np.uint8)
+        palette[0, : len(_ROLES)] = [shades[role] for role in _ROLES]
         label, own_face = _labels(actor, side)
-        inside = label > 0
-        canvas[inside] = palette[label[inside]]
-        mask |= inside.astype(np.uint8)
-        face = np.where(inside, own_face, face)
-        first = np.where(inside, np.uint8(place == 0), first)
+        # A label is its own mask: zero where nothing covers the scene.
+        cv2.copyTo(cv2.LUT(cv2.merge([label] * 3), palette), label, canvas)
+        mask[label > 0] = 1
+        cv2.copyTo(own_face, label, face)
+        first[label > 0] = place == 0
     small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     covered = [cv2.resize(m * 255, (size, size), interpolation=cv2.INTER_AREA) > 127 for m in (mask, face, first)]
     return Frame(image=small.astype(np.uint8), mask=covered[0], face=covered[1], first=covered[2])
