@@ -36,7 +36,7 @@ class Canvas:
     def ground(self, horizon: float, sky: Colour, floor: Colour) -> None:
         """Sky above the horizon, floor below."""
         row = int(horizon * self.side)
-        # Assigning one colour to rows of three numbers each takes NumPy six times as long.
+        # Assigning one colour to rows of three numbers each takes NumPy far longer.
         cv2.rectangle(self.pixels, (0, 0), (self.side, row - 1), self.colour(sky), cv2.FILLED)
         cv2.rectangle(self.pixels, (0, row), (self.side, self.side), self.colour(floor), cv2.FILLED)
 
