@@ -66,8 +66,8 @@ def test_the_film_model() -> None:
 
     image, motion = load(WEIGHTS / "judges")
     backbone = load_backbone("miniature")
-    check(gates.pictures(backbone, image, count=30, steps=15), 0.2)
-    check(gates.motion_pictures(backbone, image, motion, count=6, steps=12), 0.35)
+    check(gates.pictures(backbone, image, count=20, steps=12), 0.2)
+    check(gates.motion_pictures(backbone, image, motion, count=4, steps=10), 0.35)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_the_video_vae() -> None:
 def test_films_follow_edges() -> None:
     reached: dict[str, float] = json.loads((WEIGHTS / "gates-control.json").read_text())
     assert set(gates.CONTROL_TARGETS) <= set(reached)
-    made = gates.measure_control(films=2)
+    made = gates.measure_control(films=2, steps=8)
     assert made["control_overlap"] >= reached["control_overlap"] - 0.2
     assert made["control_overlap"] > made["overlap_without_control"] + 0.1
 

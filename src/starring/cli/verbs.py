@@ -38,6 +38,8 @@ class Demo:
     """Where everything goes. The same command goes on with what is there."""
     seed: int = 0
     """Seed of the films."""
+    quick: bool = False
+    """A first look: half of the films, each in a quarter of the steps and less like the subject."""
 
     def run(self) -> None:
         """Show it all."""
@@ -56,7 +58,7 @@ class Demo:
                 bars.move(progress.part, progress.done, progress.total, title, progress.note)
                 bars.move("whole", 100 * progress.share, 100, whole)
 
-            done = demo(self.out, seed=self.seed, on_progress=told)
+            done = demo(self.out, seed=self.seed, quick=self.quick, on_progress=told)
         evaluated(done.evaluation)
         show.written("Poster", done.poster)
         word = done.subject.class_word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def dit_loss(build: Path, trainer: Trainer) -> Loss:
         noise = torch.randn_like(x)
         noisy, target = level.sqrt() * x + (1 - level).sqrt() * noise, level.sqrt() * noise - (1 - level).sqrt() * x
         # The fused kernel is slow backwards in bfloat16 on CPUs; with a few hundred keys the formula is as good.
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH) if trainer.plan.bf16 else nullcontext():
             embeddings = text(input_ids=torch.tensor(dit.encode(texts(shelf, rows, rng)))).last_hidden_state
             out = net(noisy, embeddings, t, image_rotary_emb=_rope(x.shape[1])).sample
         error = (out.float() - target).square().mean((1, 2, 3, 4))

@@ -20,7 +20,8 @@ FRAMES = 17
 TEXT_WIDTH = 128
 LEVELS = (32, 48, 64)
 """Channels of the VAE's levels: those of the first miniature's VAE, whose weights it starts from."""
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 16
+"""As many as CogVideoX has: four frames of a fast jump do not fit into 8 numbers a place."""
 WIDTH, HEADS, LAYERS, TIME_WIDTH = 192, 6, 8, 64
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?'\"()-_<>*/&+"
 
@@ -44,7 +45,7 @@ def encode(texts: list[str]) -> list[list[int]]:
 
 
 def vae() -> AutoencoderKLCogVideoX:
-    """Video VAE, 4 in time and 4 in space: b 3 17 64 64 in [-1, 1] to b 8 5 16 16."""
+    """Video VAE, 4 in time and 4 in space: b 3 17 64 64 in [-1, 1] to b 16 5 16 16."""
     # diffusers declares its tuples with a single member.
     levels: dict[str, Any] = {
         "block_out_channels": LEVELS,

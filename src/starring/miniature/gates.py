@@ -280,7 +280,7 @@ def evenly(films: Tensor, frames: int = world.FRAMES) -> Tensor:
     return films[:, :, torch.linspace(0, films.shape[2] - 1, frames).round().long()]
 
 
-def video_vae(net: Any, count: int = 12) -> dict[str, float]:
+def video_vae(net: Any, count: int = 6) -> dict[str, float]:
     """PSNR of films reconstructed by an ``AutoencoderKLCogVideoX``, in dB, of subjects that no training has seen.
 
     Over all pixels, and over the subjects' alone, which is where what moves leaves ghosts.
@@ -338,7 +338,7 @@ def measure(images: int = 60, films: int = 24) -> dict[str, float]:
     return values | motion_pictures(backbone, image, motion, films)
 
 
-def measure_control(films: int = 12) -> dict[str, float]:
+def measure_control(films: int = 12, steps: int = 12) -> dict[str, float]:
     """How far films from prompts follow the edges of rendered clips, and what they do without."""
     from diffusers import ControlNetModel
 
@@ -359,7 +359,7 @@ def measure_control(films: int = 12) -> dict[str, float]:
             ("overlap_without_control", nullcontext()),
         ):
             with around:
-                film = shoot(backbone, [asked.text], world.FRAMES, 12)[0]
+                film = shoot(backbone, [asked.text], world.FRAMES, steps)[0]
             pictures = [Image.fromarray(p) for p in ((film.movedim(0, -1) + 1) * 127.5).round().byte().numpy()]
             masks = np.stack([mask.numpy() > 0.5 for mask in eye.segment(pictures, asked.kind)])
             found[name].append(float((masks & true).sum() / max((masks | true).sum(), 1)))
