@@ -53,6 +53,7 @@ def play(folder: Path, home: Path, tiny: Backbone, eyes: Path, tell: Any = None,
     )
 
 
+@pytest.mark.slow
 def test_everything_is_made_and_told(tmp_path: Path, tiny: Backbone, eyes: Path) -> None:
     told: list[Progress] = []
     done = play(tmp_path, tmp_path / "demo", tiny, eyes, told.append)

@@ -75,7 +75,8 @@ def _off(run: Run) -> Run:
     return replace(run, record=replace(run.record, recipe=off))
 
 
-@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 2])
 def test_a_stopped_run_goes_on_to_the_same_bits(step: int, vcd: Run, tiny: Backbone, tmp_path: Path) -> None:
     """Also when it was stopped before its first checkpoint, and the other run is gone by then."""
     whole = learn("bridgeiv", ellipses(), tiny, small(), tmp_path / "a", tokens=vcd.folder)

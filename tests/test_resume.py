@@ -89,7 +89,15 @@ def test_killed_at_any_moment(photographs: Path, tiny_folder: Path, truth: dict[
         equal(Run.open(tmp_path / str(moment) / "ball-vcd"), truth)
 
 
-@pytest.mark.parametrize(("phase", "step"), [("masks", 2), ("moments", 8), ("learn", 3), ("learn", 7)])
+@pytest.mark.parametrize(
+    ("phase", "step"),
+    [
+        ("masks", 2),
+        pytest.param("moments", 8, marks=pytest.mark.slow),
+        ("learn", 3),
+        pytest.param("learn", 7, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_how_to_go_on(
     phase: str,

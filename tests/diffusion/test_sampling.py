@@ -68,7 +68,7 @@ def test_an_oracle_is_followed_to_the_clean_latents(name: str) -> None:
         torch.testing.assert_close(step.x0, CLEAN, atol=5e-3, rtol=5e-3)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "kdpm2" else n for n in ALL])
 @pytest.mark.parametrize("strength", [1.0, 0.8, 0.4, 0.05])
 def test_partial_runs_the_clean_end_of_the_schedule(name: str, strength: float) -> None:
     asked: list[float] = []

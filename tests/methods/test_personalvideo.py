@@ -55,7 +55,7 @@ def test_it_is_open_in_the_last_quarter_by_index() -> None:
     assert [first_open(4, share) for share in (1.0, 0.5)] == [0, 2]
 
 
-@pytest.mark.parametrize("steps", [4, 10])
+@pytest.mark.parametrize("steps", [4, pytest.param(10, marks=pytest.mark.slow)])
 def test_the_first_three_quarters_are_bit_equal(steps: int, tiny: Backbone) -> None:
     method = moved(fresh(tiny))
     sample = Sample(frames=4, height=32, width=32, steps=steps, guidance=3.0)

@@ -94,7 +94,9 @@ def test_balanced_latents_have_unit_deviation_and_decode_alike() -> None:
         film = net.decode(before.mode()).sample
         std = before.mode().std((0, 2, 3, 4))
         after = dit.balanced(net, std).encode(x).latent_dist
-        torch.testing.assert_close(after.mode().std((0, 2, 3, 4)), torch.ones(dit.LATENT_CHANNELS), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            after.mode().std((0, 2, 3, 4)), torch.ones(dit.LATENT_CHANNELS), rtol=1e-4, atol=1e-4
+        )
         torch.testing.assert_close(after.std, before.std / std.view(1, -1, 1, 1, 1), rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(net.decode(after.mode()).sample, film, rtol=1e-3, atol=1e-4)
 

@@ -38,6 +38,7 @@ def test_faces_and_tiles_of_any_methods_film(name: str, tiny: Backbone) -> None:
     assert not np.array_equal(large, Lanczos().enlarge(FILM, 64, 64))
 
 
+@pytest.mark.slow
 def test_faces_and_tiles_on_a_backbone_that_compresses_time(tmp_path: Path) -> None:
     """All frames of a piece go through such a VAE together, and the film has 4 n + 1 of them."""
     backbone = load_backbone(str(tiny_cogvideox(tmp_path / "cogvideox")), device="cpu")

@@ -127,6 +127,7 @@ def test_from_its_sidecar_it_comes_back_bit_for_bit(red: Film, tmp_path: Path, t
         from_sidecar(made.sidecar)
 
 
+@pytest.mark.slow
 def test_a_run_with_all_its_films_may_be_moved(film: Film, run: Run, tiny: Backbone, tmp_path: Path) -> None:
     made = refine(film, tiles=2, backbone=tiny)
     moved = tmp_path / "elsewhere"
