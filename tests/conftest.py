@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,14 @@ from starring.backbones.presets import load_backbone
 from tests.tiny import tiny_animatediff, tiny_cogvideox
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other, and sums would depend on their number
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cuts() -> Iterator[None]:
+    """Files are not forced to the disk: a process that is killed leaves them to the kernel, which stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +43,15 @@ def tiny(tiny_folder: Path) -> Backbone:
     return load_backbone(tiny_folder, device="cpu")
 
 
-@pytest.fixture
-def own_tiny(tiny_folder: Path) -> Backbone:
-    """A tiny backbone of the test's own, to be changed at will."""
+@pytest.fixture(scope="session")
+def _untouched(tiny_folder: Path) -> Backbone:
     return load_backbone(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def own_tiny(_untouched: Backbone) -> Backbone:
+    """A tiny backbone of the test's own, to be changed at will."""
+    return copy.deepcopy(_untouched)
 
 
 @pytest.fixture(scope="session")

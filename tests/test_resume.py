@@ -82,9 +82,9 @@ def _torture(tiny_folder: Path, photographs: Path, runs: Path, moments: list[int
 
 @pytest.mark.slow
 def test_killed_at_any_moment(photographs: Path, tiny_folder: Path, truth: dict[str, Any], tmp_path: Path) -> None:
-    moments = list(range(1, 150, 10))
+    moments = list(range(1, 150, 15))
     lines = _torture(tiny_folder, photographs, tmp_path, moments)
-    assert sum(line.split(" ", 1)[1].startswith("[-9") for line in lines) >= 8, lines
+    assert sum(line.split(" ", 1)[1].startswith("[-9") for line in lines) >= 6, lines
     for moment in moments:
         equal(Run.open(tmp_path / str(moment) / "ball-vcd"), truth)
 
