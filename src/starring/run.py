@@ -23,7 +23,6 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -338,13 +337,7 @@ class Run:
 
 def libraries() -> dict[str, str]:
     """Installed versions of what results depend on."""
-    return {name: _version(name) for name in LIBRARIES}
-
-
-@cache
-def _version(library: str) -> str:
-    """Read once: looking through all that is installed takes as long as a denoising step."""
-    return metadata.version(library)
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def _tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> bytes:

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,11 @@ def is_here(device: str) -> bool:
 
 def versions() -> dict[str, str]:
     """Installed versions of this program and of what it stands on."""
+    return dict(_installed())
+
+
+@cache  # looking through everything that is installed takes as long as a small denoising step
+def _installed() -> dict[str, str]:
     return {"starring": metadata.version("starring"), **libraries()}
 
 
