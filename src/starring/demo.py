@@ -41,7 +41,7 @@ PREVIEWS = 3
 """How often learning is looked at."""
 PREVIEW_STEPS = 10
 """Denoising steps of such a look: enough to see what has been learned."""
-QUICK = 4
+QUICK = 5
 """How many times fewer steps, of learning and of films, a quick demonstration takes; of the prompts it takes half."""
 LARGER = 2
 """How many times larger one of the films is made."""
@@ -112,7 +112,7 @@ def demo(
         segmenter: cuts the masks; the bundled one by default.
         judge: scores the films; the bundled encoders by default.
         seed: of the films.
-        quick: learn and film in a quarter of the steps, half of the prompts; what comes out is less like the subject.
+        quick: learn and film in a fifth of the steps, half of the prompts; what comes out is less like the subject.
         on_progress: told often and early.
 
     Raises:
@@ -180,7 +180,7 @@ def bundled_subject() -> Subject:
 
 
 def hastened(recipe: Recipe, backbone: Backbone) -> Recipe:
-    """The recipe with a quarter of the steps, of learning and of films."""
+    """The recipe with a fifth of the steps, of learning and of films."""
     sample = recipe.sample or backbone.sample
     return replace(
         recipe,
