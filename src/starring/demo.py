@@ -112,7 +112,7 @@ def demo(
         segmenter: cuts the masks; the bundled one by default.
         judge: scores the films; the bundled encoders by default.
         seed: of the films.
-        quick: learn and film in a fifth of the steps, half of the prompts; what comes out is less like the subject.
+        quick: learn and film in a fifth of the steps, half of the prompts; what comes out is hardly like it.
         on_progress: told often and early.
 
     Raises:

@@ -39,7 +39,7 @@ class Demo:
     seed: int = 0
     """Seed of the films."""
     quick: bool = False
-    """A first look: half of the films, each in a fifth of the steps and less like the subject."""
+    """Only see that everything works: half of the films, each in a fifth of the steps and hardly like the subject."""
 
     def run(self) -> None:
         """Show it all."""
