@@ -15,7 +15,7 @@ from starring.errors import Interrupted, StarringError
 from starring.learn import Progress, resume
 from starring.run import Run
 from tests.data.pictures import RedFinder, album, photo
-from tests.training import begin, state_of
+from tests.training import begin, state_of, torture
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -71,21 +71,14 @@ def test_killed_while_learning(
     equal(resume(run.folder, tiny), truth)
 
 
-def _torture(tiny_folder: Path, photographs: Path, runs: Path, moments: list[int]) -> list[str]:
-    command = [sys.executable, "-m", "tests.training", str(tiny_folder), str(photographs), str(runs)]
-    done = subprocess.run(
-        [*command, *map(str, moments)], cwd=ROOT, env=ENV, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.slow
-def test_killed_at_any_moment(photographs: Path, tiny_folder: Path, truth: dict[str, Any], tmp_path: Path) -> None:
-    moments = list(range(1, 150, 15))
-    lines = _torture(tiny_folder, photographs, tmp_path, moments)
-    assert sum(line.split(" ", 1)[1].startswith("[-9") for line in lines) >= 6, lines
+def test_killed_at_any_moment(photographs: Path, tiny: Backbone, truth: dict[str, Any], tmp_path: Path) -> None:
+    moments = range(1, 150, 15)
+    ends = {moment: torture(photographs, tiny, tmp_path / str(moment), moment) for moment in moments}
+    assert {end for *killed, _ in ends.values() for end in killed} <= {-signal.SIGKILL, 0}
+    assert sum(first == -signal.SIGKILL for first, *_ in ends.values()) >= 6, ends
     for moment in moments:
+        assert ends[moment][-1] == 0
         equal(Run.open(tmp_path / str(moment) / "ball-vcd"), truth)
 
 

@@ -1,7 +1,7 @@
 import json
 import random
-import subprocess
-import sys
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from starring.data.subject import Subject
 from starring.errors import StarringError
 from starring.learn.guards import random_state, set_random_state
 from starring.run import Checkpoint, Photographs, Record, Run, libraries
+from tests.children import ended, fork
 from tests.data.pictures import album, photo
 
 RECIPE = Recipe(
@@ -197,46 +198,34 @@ def test_random_states_go_back_through_json(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_one_run_is_trained_by_one_process(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "a", record())
-    code = (
-        "import sys\nfrom starring.run import Run\nfrom starring.errors import StarringError\n"
-        "try:\n    with Run.open(sys.argv[1]).locked(): sys.exit(0)\n"
-        "except StarringError as error: sys.exit(str(error))"
-    )
 
-    def other() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, str(run.folder)], check=False, capture_output=True, text=True
-        )
+    def other() -> int:
+        def enter() -> None:
+            with Run.open(run.folder).locked():
+                pass
+
+        return ended(fork(enter, tmp_path))
 
     with run.locked():
-        busy = other()
-    assert busy.returncode == 1
-    assert "Another process is training" in busy.stderr
-    assert other().returncode == 0
-
-
-FULL_DISK = """
-import resource, signal, sys
-import torch
-from starring.run import Run
-from tests.test_run import state
-run = Run.open(sys.argv[1])
-run.save_checkpoint(state(1))
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-for write in (lambda: run.save_checkpoint(state(2)), lambda: run.save_weights({"rows": torch.zeros(4, 768)})):
-    try:
-        write()
-    except OSError:
-        continue
-    sys.exit("no error")
-"""
+        assert other() == 1
+    assert "StarringError: Another process is training" in (tmp_path / "err").read_text()
+    assert other() == 0
 
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "a", record())
-    subprocess.run([sys.executable, "-c", FULL_DISK, str(run.folder)], check=True, cwd=Path(__file__).parents[1])
+    run.save_checkpoint(state(1))
+
+    def fill() -> None:
+        # A limit on the size of files ends a write midway, as a full disk does.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        for write in (lambda: run.save_checkpoint(state(2)), lambda: run.save_weights({"rows": torch.zeros(4, 768)})):
+            with pytest.raises(OSError, match="large"):
+                write()
+
+    assert ended(fork(fill)) == 0
     assert sorted(p.name for p in run.folder.iterdir()) == ["checkpoint-1", "config.json"]
     found = run.load_checkpoint()
     assert found is not None

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from starring.backbones.base import Backbone
-from starring.backbones.presets import load_backbone
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.evaluate import Films, Plan
@@ -24,9 +22,9 @@ from starring.learn import Progress, resume
 from starring.learn.choice import Trial, Verdict, best, pareto, trials_of, why
 from starring.metrics.suite import Judge, load_judge
 from starring.run import Run
+from tests.children import ended, fork
 from tests.data.pictures import album
 from tests.perception.tiny_eyes import tiny_eyes
-from tests.test_resume import ENV, ROOT
 from tests.training import begin, state_of
 
 PROMPTS = ("a <*> dog on the beach", "a <*> dog in the snow")
@@ -131,44 +129,26 @@ def test_validation_is_inference(photographs: Path, tiny: Backbone, judge: Judge
     assert verdict.motion == pytest.approx(own["motion_top"] / floor["motion_top"])
 
 
-def until_killed() -> None:
-    """In a child for each moment: train, and die as by ``kill -9`` at that denoising step of the checkpoints' films.
-
-    Forking saves the seconds of importing torch.
-    """
-    torch.set_num_threads(1)
-    backbone_folder, photographs, eyes, runs, *moments = sys.argv[1:]
-    backbone, judge, seen = load_backbone(backbone_folder, device="cpu"), load_judge(eyes), 0
-
-    def watch(progress: Progress) -> None:
-        nonlocal seen
-        seen += progress.phase == "validate" and not progress.note
-        if seen == int(moment):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    for moment in moments:
-        pid = os.fork()
-        if pid == 0:
-            asked = films(Path(photographs), judge)
-            begin(Path(photographs), backbone, Path(runs) / moment, validation=asked, on_progress=watch)
-            os._exit(0)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-
-
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_filmed(
-    photographs: Path, tiny: Backbone, tiny_folder: Path, eyes: Path, judge: Judge, tmp_path: Path
-) -> None:
-    moments = ["2", "10"]  # in the first film of the first checkpoint, and among the second one's
-    words = [str(path) for path in (tiny_folder, photographs, eyes, tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.test_validation import until_killed as go; go()", *words, *moments],
-        cwd=ROOT, env=ENV, check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout.split() == [str(-signal.SIGKILL)] * 2, done.stderr
+def test_killed_while_a_checkpoint_is_filmed(photographs: Path, tiny: Backbone, judge: Judge, tmp_path: Path) -> None:
+    moments = [2, 10]  # in the first film of the first checkpoint, and among the second one's
+
+    def until(moment: int) -> None:
+        seen = 0
+
+        def watch(progress: Progress) -> None:
+            nonlocal seen
+            seen += progress.phase == "validate" and not progress.note
+            if seen == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        asked = films(photographs, judge)
+        begin(photographs, tiny, tmp_path / str(moment), validation=asked, on_progress=watch)
+
+    assert [ended(fork(partial(until, moment))) for moment in moments] == [-signal.SIGKILL] * 2
     truth = begin(photographs, tiny, tmp_path / "truth", validation=films(photographs, judge))
     for moment in moments:
-        folder = tmp_path / moment / "ball-vcd"
+        folder = tmp_path / str(moment) / "ball-vcd"
         with pytest.raises(StarringError, match="begun with validation"):
             resume(folder, tiny)
         again = resume(folder, tiny, validation=films(photographs, judge))

@@ -1,11 +1,4 @@
-"""A small training that tests begin, kill and compare, also as a program of its own.
-
-    python -m tests.training BACKBONE ALBUM RUNS MOMENT...
-
-For each MOMENT, a forked child begins a run and is killed, as by ``kill -9``, when it opens, renames or creates
-something in the run's folder for the MOMENT-th time; other children then go on, the second one killed as well, until
-the run has finished. Forking saves the seconds of importing torch.
-"""
+"""A small training that tests begin, kill and compare."""
 
 from __future__ import annotations
 
@@ -23,6 +16,7 @@ from starring.config import Data, Recipe, Stage, Train
 from starring.data.subject import Subject
 from starring.learn import Progress, learn, resume
 from starring.run import Run
+from tests.children import ended, fork
 from tests.data.pictures import RedFinder
 
 TRAIN = Train(
@@ -66,15 +60,12 @@ def _die_at(moment: int, folder: Path) -> None:
     sys.addaudithook(watch)
 
 
-def _child(work: Any) -> int:
-    pid = os.fork()
-    if pid == 0:
-        work()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def torture(album: Path, backbone: Backbone, runs: Path, moment: int) -> list[int]:
+    """How three children end, of which the last one finishes the run.
 
-
-def _torture(album: Path, backbone: Backbone, runs: Path, moment: int) -> None:
+    The first begins it and is killed, as by ``kill -9``, when it opens, renames or creates something in ``runs`` for
+    the ``moment``-th time; the second goes on and is killed sooner.
+    """
     folder = runs / "ball-vcd"
 
     def go_on() -> None:
@@ -90,19 +81,7 @@ def _torture(album: Path, backbone: Backbone, runs: Path, moment: int) -> None:
 
         return work
 
-    ends = [_child(dying(moment)), _child(dying(moment // 2 + 3)), _child(go_on)]
-    print(moment, ends, flush=True)
-    assert set(ends[:-1]) <= {-signal.SIGKILL, 0}
-    assert ends[-1] == 0
-
-
-def main() -> None:
-    """See the file's own words."""
-    torch.set_num_threads(1)
-    backbone_folder, album, runs, *moments = sys.argv[1:]
-    backbone = load_backbone(backbone_folder, device="cpu")
-    for moment in moments:
-        _torture(Path(album), backbone, Path(runs) / moment, int(moment))
+    return [ended(fork(work)) for work in (dying(moment), dying(moment // 2 + 3), go_on)]
 
 
 def until_killed() -> None:
@@ -113,7 +92,3 @@ def until_killed() -> None:
         print(progress.phase, progress.step, flush=True)
 
     begin(Path(sys.argv[2]), load_backbone(sys.argv[1], device="cpu"), Path(sys.argv[3]), on_progress=say)
-
-
-if __name__ == "__main__":
-    main()
