@@ -267,7 +267,7 @@ def sections(run: Run, complaints: Sequence[Complaint]) -> list[Section]:
     looks = sorted(run.previews.glob("step-*.png"))
     if looks:
         pictures = [Picture(png=path.read_bytes(), caption=f"after {int(path.stem[5:])} steps") for path in looks]
-        text = f"The same noise each time, {PREVIEW_STEPS} denoising steps."
+        text = f"The same noise each time, at most {PREVIEW_STEPS} denoising steps."
         found.append(Section(title="While it learned", wide=True, text=text, pictures=pictures))
     return found
 

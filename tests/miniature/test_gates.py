@@ -66,7 +66,7 @@ def test_the_film_model() -> None:
 
     image, motion = load(WEIGHTS / "judges")
     backbone = load_backbone("miniature")
-    check(gates.pictures(backbone, image, count=20, steps=10), 0.2)
+    check(gates.pictures(backbone, image, count=12, steps=10), 0.2)
     check(gates.motion_pictures(backbone, image, motion, count=4, steps=8), 0.35)
 
 
