@@ -143,6 +143,20 @@ def test_noise_comes_last_and_lets_the_gradient_through() -> None:
     assert torch.equal(own, other)
 
 
+def test_pictures_are_moved_and_enlarged_about_their_middle() -> None:
+    """A slope is read at another place: there the value says where it came from."""
+    side, seed = 32, 5
+    slopes = torch.linspace(0.5, side - 0.5, side) / side
+    pixels = torch.stack([slopes.expand(side, side), slopes[:, None].expand(side, side), torch.zeros(side, side)])[None]
+    generator = torch.Generator().manual_seed(seed)
+    (moved,) = jitter(pixels, generator, colour=0.0, hue=0.0, flip=False, shift=0.06, zoom=0.15)
+    right, down, larger = (2 * torch.rand(1, 3, generator=torch.Generator().manual_seed(seed)) - 1)[0].tolist()
+    for x, y in ((10, 20), (16, 16), (24, 9)):
+        for channel, place, by in ((0, x, right), (1, y, down)):
+            came = 0.5 + ((place + 0.5) / side - 0.5) / (1 + 0.15 * larger) + 0.06 * by
+            assert float(moved[channel, y, x]) == pytest.approx(came, abs=1e-4)
+
+
 def test_hue_turns_as_colours_do() -> None:
     red = torch.tensor([0.6, 0.4, 0.4]).view(1, 3, 1, 1)
     turned = jitter(red, torch.Generator().manual_seed(3), colour=0.0, hue=0.25, flip=False).flatten().tolist()

@@ -88,6 +88,8 @@ class PersonalVideoConfig:
     """Most noise that is added to it, as a standard deviation of pixels in [0, 1]; the paper has none."""
     flip: bool = True
     """Mirror half of what the reward sees."""
+    place: float = 0.0
+    """By which share of its side it is moved, enlarged or reduced at most; the paper has none."""
     semantic: float = 0.0
     """Weight of a second reward: the cosine of the same frame, whole, with its prompt, by CLIP. 0 is the paper's."""
     clip: str = ""
@@ -152,9 +154,7 @@ RECIPES = {
         stages=(
             replace(PAPER.stages[0], train=Train(steps=300, batch=4, learning_rate=1e-2)),
             replace(
-                PAPER.stages[1],
-                train=Train(steps=60, batch=1, learning_rate=5e-4, checkpoint_every=30),
-                backbone="",
+                PAPER.stages[1], train=Train(steps=60, batch=1, learning_rate=5e-4, checkpoint_every=30), backbone=""
             ),
         ),
         data=replace(PAPER.data, size=64, masks=True),
@@ -255,8 +255,6 @@ class PersonalVideo(Worded):
         error = masked_error(prediction.float(), process.target(x0, noise, t).float(), inside(batch).float()).mean()
         return Losses(total=error, parts={"error": error.detach()})
 
-    # --- stage 2: reward on generated films -----------------------------------------------------------------------
-
     def _rewarded(self, backbone: Backbone, batch: Batch, identity: Identity) -> Losses:
         """``mean over films of 1 - cos`` plus lambda times the weight-space loss; films without the subject are out.
 
@@ -300,7 +298,8 @@ class PersonalVideo(Worded):
             crops, shown = identity.eyes.crop(shot)
             if shown:
                 c = self.config
-                worn = jitter(crops, generator, colour=c.colour, hue=c.hue, flip=c.flip, noise=c.noise)
+                wear = {"colour": c.colour, "hue": c.hue, "noise": c.noise, "shift": c.place, "zoom": c.place}
+                worn = jitter(crops, generator, flip=c.flip, **wear)
                 seen = identity.eyes.encoder.images(worn)[0]
                 found = {"likeness": (seen * identity.references[which].to(worn.device)).sum()}
                 if identity.clip is not None:

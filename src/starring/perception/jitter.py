@@ -1,10 +1,11 @@
-"""Colours and sides changed at random, differentiably: what an identity should survive."""
+"""Colours, sides and places changed at random, differentiably: what an identity should survive."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
@@ -20,8 +21,12 @@ def jitter(
     hue: float = 0.05,
     flip: bool = True,
     noise: float = 0.0,
+    shift: float = 0.0,
+    zoom: float = 0.0,
 ) -> Tensor:
     """Brightness, contrast, saturation and hue of each picture changed a little, half of them mirrored, noise added.
+
+    Before that each is moved and enlarged or reduced a little, where that is asked for.
 
     Args:
         pixels: ``b 3 H W`` in [0, 1].
@@ -30,10 +35,14 @@ def jitter(
         hue: largest turn of the hue, as a share of the circle.
         flip: mirror half of the pictures.
         noise: most noise, as a standard deviation; each picture gets its own share of it.
+        shift: how far it is moved at most, each way, as a share of its side.
+        zoom: it is enlarged by a factor in ``[1 - zoom, 1 + zoom]``; its rim is drawn out where it becomes smaller.
 
     Returns:
         ``b 3 H W`` in [0, 1] before the noise, differentiable with respect to the pixels.
     """
+    if shift or zoom:
+        pixels = _placed(pixels, 2 * torch.rand(len(pixels), 3, generator=generator) - 1, shift, zoom)
     draws = torch.rand(len(pixels), 5, generator=generator).to(pixels.device)
     factor = (1 + colour * (2 * draws[:, :3] - 1)).to(pixels)[:, :, None, None, None]
     bright = pixels * factor[:, 0]
@@ -49,6 +58,15 @@ def jitter(
         return changed
     strength = noise * torch.rand(len(pixels), 1, 1, 1, generator=generator)
     return changed + (strength * torch.randn(pixels.shape, generator=generator)).to(pixels)
+
+
+def _placed(pixels: Tensor, draws: Tensor, shift: float, zoom: float) -> Tensor:
+    # affine_grid says where each pixel of the result comes from, on a side of length 2.
+    theta = torch.zeros(len(pixels), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / (1 + zoom * draws[:, 2])
+    theta[:, :, 2] = 2 * shift * draws[:, :2]
+    grid = F.affine_grid(theta.to(pixels), list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
 def _grey(pixels: Tensor) -> Tensor:
