@@ -3,11 +3,12 @@
     python benchmarks/personalvideo_miniature.py --people 6 --others 6 --seeds 2
 
 Each subject is learned from six photographs by VCD, by textual inversion with a LoRA (BridgeIV's first stage), and by
-PersonalVideo, which also learns it from a single one. All film the same prompts with the same seeds, as the untuned
-model does with the class word. Identity is told by the encoder that rewards nothing, against six photographs in other
-scenes that nobody learned from; the ceiling is the subject really rendered doing what the prompt says. No checkpoint is
-chosen: the last one is filmed. Subjects are finished one after the other, and what was made is kept, so that it goes on
-where it was stopped and the table holds whoever is finished.
+PersonalVideo, which also learns it from a single one. What its adapter adds is told by the words alone, which are the
+very words it goes on from. All film the same prompts with the same seeds, as the untuned model does with the class
+word. Identity is told by the encoder that rewards nothing, against six photographs in other scenes that nobody learned
+from; the ceiling is the subject really rendered doing what the prompt says. No checkpoint is chosen: the last one is
+filmed. Subjects are finished one after the other, and what was made is kept, so that it goes on where it was stopped
+and the table holds whoever is finished.
 """
 
 from __future__ import annotations
@@ -46,19 +47,40 @@ console = Console()
 SCORES = ("identity", "dino_i", "clip_t", "motion_top")
 FLOOR, CEILING = "untuned model", "the subject itself"
 PV, PV_ONE = "PersonalVideo", "PersonalVideo, one photograph"
+MORE = ("a <*> {} turning around in the snow", "a <*> {} moving right in the desert")
+"""Prompts beside those of the suite ``miniature``."""
 
 
-def ways() -> dict[str, tuple[Recipe, int]]:
-    """The rows that learn: their recipes and how many of the photographs they are given."""
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A row that learns."""
+
+    recipe: Recipe
+    photographs: int = 6
+    """How many it is given."""
+    words: str | None = None
+    """The row whose words it goes on from."""
+
+
+def ways() -> dict[str, Way]:
+    """The rows that learn, those that others go on from before them."""
     lora = recipe("bridgeiv-miniature")
     lora = replace(lora, options={**lora.options, "structure": False, "texture": False})
     own = recipe("personalvideo-miniature")
+    words = replace(own, stages=own.stages[:1])
     return {
-        "VCD": (recipe("vcd-miniature"), 6),
-        "textual inversion + LoRA": (lora, 6),
-        PV: (own, 6),
-        PV_ONE: (own, 1),
+        "VCD": Way(recipe=recipe("vcd-miniature")),
+        "textual inversion + LoRA": Way(recipe=lora),
+        "the words alone": Way(recipe=words),
+        PV: Way(recipe=own, words="the words alone"),
+        "the words alone, one photograph": Way(recipe=words, photographs=1),
+        PV_ONE: Way(recipe=own, photographs=1, words="the words alone, one photograph"),
     }
+
+
+def asked(class_word: str) -> list[str]:
+    """The prompts."""
+    return [*suite("miniature", class_word), *(prompt.format(class_word) for prompt in MORE)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +107,13 @@ def cast(people: int, others: int, development: bool) -> list[world.Identity]:
 
 
 def learned(
-    subject: Subject, chosen: Recipe, backbone: Backbone, folder: Path, name: str, motion: Motion | None = None
-) -> Run:
+    subject: Subject, chosen: Recipe, backbone: Backbone, folder: Path, name: str, motion: Motion | None = None,
+    tokens: Path | None = None,
+) -> Run:  # fmt: skip
     """The finished run, learned now unless it was before."""
     place = folder / name
     if not place.exists():
-        return learn(chosen.method, subject, backbone, chosen, folder, name=name, motion=motion)
+        return learn(chosen.method, subject, backbone, chosen, folder, name=name, motion=motion, tokens=tokens)
     run = Run.open(place)
     return run if run.finished else resume(place, backbone, subject, motion=motion)
 
@@ -110,7 +133,7 @@ def filmed(run: Run, customized: bool, studio: Studio, known: References, crew: 
             ),
             crew.backbone, known,
         )
-        for prompt in suite("miniature", word)
+        for prompt in asked(word)
         for seed in range(crew.seeds)
     ]  # fmt: skip
 
@@ -131,15 +154,18 @@ def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, lis
     known = crew.judge.references(unseen)
     studio = Studio(Ledger.open(folder / "films" / name), crew.judge, lambda *_: None)
     found: dict[str, list[dict[str, float]]] = {}
-    for label, (chosen, photographs) in ways().items():
-        given = subject.choose(range(photographs))
-        run = learned(given, chosen, crew.backbone, folder / "runs", f"{name}-{chosen.method}-{photographs}")
+    runs: dict[str, Run] = {}
+    for label, way in ways().items():
+        given = subject.choose(range(way.photographs))
+        title = "-".join((name, *label.replace("+", "").replace(",", "").split()))
+        words = None if way.words is None else runs[way.words].folder
+        run = runs[label] = learned(given, way.recipe, crew.backbone, folder / "runs", title, tokens=words)
         if FLOOR not in found:
             found[FLOOR] = [told(shot) for shot in filmed(run, False, studio, known, crew)]
         found[label] = [told(shot) for shot in filmed(run, True, studio, known, crew)]
         means = {key: round(sum(film[key] for film in found[label]) / len(found[label]), 3) for key in SCORES}
         console.print(f"{name}, {label}: {means}")
-    prompts = suite("miniature", who.kind)
+    prompts = asked(who.kind)
     found[CEILING] = [
         {
             key: score.value
@@ -200,7 +226,7 @@ def main(
     protocol = Protocol(name="personalvideo-miniature", source="PersonalVideo, section 4.1, in small", metrics=SCORES)
     judge = load_judge("miniature", protocol=protocol, eyes={"identity": "miniature-score", "segmenter": "miniature"})
     crew = Crew(backbone=load_backbone("miniature"), judge=judge, steps=steps, seeds=seeds)
-    state = f"{fingerprint(crew.backbone)} {to_json({k: v for k, (v, _) in ways().items()})}"
+    state = f"{fingerprint(crew.backbone)} {to_json({k: v.recipe for k, v in ways().items()})}"
     folder = out / hashlib.sha256(state.encode()).hexdigest()[:12]
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
     for who in cast(people, others, development):
