@@ -35,6 +35,9 @@ GUIDANCE = 3.0
 RANK = 24
 HUBER = 1e-3
 """c of the pseudo-Huber distance; far below the size of a latent, so nearly the absolute error."""
+STEADY = 2.0
+"""Weight of the same distance between changes from frame to frame: four steps draw fresh noise for each frame three
+times, and what should stand still trembles by far less than what the distance of frames alone would notice."""
 Answer = Callable[[Tensor, Tensor], Tensor]
 """From noisy latents ``b c f h w`` and timesteps ``b`` to the predicted noise."""
 
@@ -75,6 +78,8 @@ def end(process: Parametrization, scheduler: LCMScheduler, x: Tensor, noise: Ten
 def errors(x0: Tensor, noise: Tensor, t: Tensor, teacher: Answer, student: Answer, scheduler: LCMScheduler) -> Tensor:
     """How far apart the student's answers at two neighbours of the teacher's trajectory are, ``b`` (LCM, eq. 13).
 
+    The distance is that of frames and, beside it, that of their changes to the next frame.
+
     Args:
         x0: clean latents ``b c f h w``.
         noise: the noise that is added to them.
@@ -91,7 +96,12 @@ def errors(x0: Tensor, noise: Tensor, t: Tensor, teacher: Answer, student: Answe
         nearer = process.noised(process.x0(x, guess, t), guess, before)  # one step of DDIM
         target = end(process, scheduler, nearer, student(nearer, before), before)
     difference = end(process, scheduler, x, student(x, t), t) - target
-    return ((difference.square() + HUBER**2).sqrt() - HUBER).flatten(1).mean(1)
+    return huber(difference) + STEADY * huber(difference.diff(dim=2))
+
+
+def huber(x: Tensor) -> Tensor:
+    """The mean pseudo-Huber norm of ``b ...``: ``b``."""
+    return ((x.square() + HUBER**2).sqrt() - HUBER).flatten(1).mean(1)
 
 
 def parts(weights: Path = export.WEIGHTS) -> tuple[UNetMotionModel, CLIPTextModel]:
