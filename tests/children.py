@@ -17,7 +17,10 @@ def fork(work: Callable[[], object], told: Path | None = None) -> int:
         work: what the child does; an error ends it with code 1.
         told: a folder for the files ``out`` and ``err``, which the child writes to instead of the terminal.
     """
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn where there are other threads: here only those by which test processes talk.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid:
         return pid
     code = 1
