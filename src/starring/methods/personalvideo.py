@@ -63,8 +63,7 @@ class PersonalVideoConfig:
     prompts: tuple[str, ...] = ()
     """Simulated prompts with ``<*>`` (section 4.3); in a recipe's options also a text file, one prompt a line."""
     simulated: int = 50
-    """How many are written for the class where ``prompts`` gives none. With 0 there are none, whoever gave them: all
-    films are then of ``photo of a <*> class_word`` (Table 2)."""
+    """How many are written where ``prompts`` gives none. With 0 all are ``photo of a <*> class_word`` (Table 2)."""
     world: str = "photographs"
     """Which words they are made of: of ``photographs``, or of the bundled ``miniature``."""
     steps: int = 4
@@ -150,15 +149,17 @@ RECIPES = {
     "personalvideo-miniature": replace(
         PAPER,
         backbone="miniature",
-        options={"world": "miniature", "vectors": 4, "rank": 16, "steps": 8, "pool": 50} | WORN,
+        options={"world": "miniature", "vectors": 4, "rank": 16, "pool": 50, "place": 0.1} | WORN,
         stages=(
             replace(PAPER.stages[0], train=Train(steps=300, batch=4, learning_rate=1e-2)),
             replace(
-                PAPER.stages[1], train=Train(steps=60, batch=1, learning_rate=5e-4, checkpoint_every=30), backbone=""
+                PAPER.stages[1],
+                backbone="miniature-lcm",
+                train=Train(steps=120, batch=1, learning_rate=1e-3, checkpoint_every=40),
             ),
         ),
         data=replace(PAPER.data, size=64, masks=True),
-        source="the paper's stages at the miniature's size; chosen on two subjects that nothing was trained on",
+        source="the paper's stages at the miniature's size; chosen on five subjects that nothing was trained on",
     ),
 }
 COMPONENTS: dict[str, dict[str, Any]] = {
