@@ -190,13 +190,14 @@ def test_checkpoints_are_scored_by_another_encoder_than_the_reward(tiny: Backbon
     who, heard = subject(), list[Progress]()
     judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))
     identity = tiny_identity()
-    plan = Plan(every=2, prompts=("a <*> dog",), sample={"steps": 2})
+    plan = Plan(every=1, prompts=("a <*> dog",), sample={"steps": 2})
     run = learn(
         "personalvideo", who, tiny, small(2), tmp_path, segmenter=Ellipse(), eyes=identity.eyes,
         validation=Films(plan, who, judge), on_progress=heard.append,
     )  # fmt: skip
     trials = trials_of(run)
-    assert [t.step for t in trials] == [2, 4]
+    # Two steps of words, of which only the last is filmed, and two of the adapter.
+    assert [t.step for t in trials] == [2, 3, 4]
     assert all(t.verdict.reward is not None for t in trials)
     choice = json.loads((run.folder / "validation" / "choice.json").read_text())
     told = [p.note for p in heard if p.phase == "validate" and p.note]

@@ -91,9 +91,9 @@ class Learn(Machine):
     preview_every: Annotated[int, arg(metavar="INT", aliases=["--validation-steps"])] = 100
     """Steps between two previews."""
     validate_every: Annotated[int | None, arg(metavar="INT")] = None
-    """Film and score a checkpoint every so many steps; the result is the best one, not the last. Off by default (0),
-    since films take far longer than steps; on in the bundled world where a method learns from a reward, which may be
-    hacked. A resumed run goes on with what it was begun with."""
+    """Film and score a checkpoint every so many steps of the last stage, and after each stage; the result is the best
+    one, not the last. Off by default (0), since films take far longer than steps; on in the bundled world where a
+    method learns from a reward, which may be hacked. A resumed run goes on with what it was begun with."""
     validate: Annotated[tuple[str, ...], arg(metavar="[PROMPT ...]")] = ()
     """What is filmed then; by default two prompts that suit the backbone."""
     validate_seeds: Annotated[tuple[int, ...], arg(metavar="INT [INT ...]")] = (0,)

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,9 +176,15 @@ class Chooser:
         """What the log has, oldest first."""
         return trials_of(self.run)
 
-    def due(self, step: int, total: int) -> bool:
-        """Whether a step is one whose checkpoint is to be filmed and has not been."""
-        wanted = step > 0 and (step % max(1, self.validation.every) == 0 or step == total)
+    def due(self, step: int) -> bool:
+        """Whether a step is one whose checkpoint is to be filmed and has not been.
+
+        That is every so many steps of the last stage, and the end of each: in the middle of an earlier stage the
+        weights are not yet what the method makes, but a later one that does harm can be undone.
+        """
+        ends = [0, *accumulate(stage.train.steps for stage in self.run.record.recipe.stages)]
+        later = step - ends[-2]
+        wanted = step in ends[1:] or (later > 0 and later % max(1, self.validation.every) == 0)
         return wanted and all(trial.step != step for trial in self.trials)
 
     def film(

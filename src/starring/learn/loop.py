@@ -181,7 +181,7 @@ class Loop:
 
     def _due(self, place: Place) -> bool:
         """Whether this step's films are to be scored. Every process has to know, since all save together."""
-        return self._anyone(self.chooser is not None and self.main and self.chooser.due(place.step, self.total))
+        return self._anyone(self.chooser is not None and self.main and self.chooser.due(place.step))
 
     def _stopping(self) -> bool:
         """Whether any process was asked to stop: one may have heard before the others, and all must stop together."""
@@ -352,7 +352,7 @@ class Loop:
 
     def _judge(self, place: Place, stage: Stage) -> None:
         """Films of a checkpoint, scored, if they are due. They leave the run's bits as they would be."""
-        if self.chooser is None or not self.main or not self.chooser.due(place.step, self.total):
+        if self.chooser is None or not self.main or not self.chooser.due(place.step):
             return
         before, home = random_state(place.generator), self.run.folder
         tell = guarded(self.tell, self.stop, self.run, "filming a checkpoint")
