@@ -155,7 +155,7 @@ RECIPES = {
             replace(
                 PAPER.stages[1],
                 backbone="miniature-lcm",
-                train=Train(steps=120, batch=1, learning_rate=1e-3, checkpoint_every=40),
+                train=Train(steps=120, batch=1, learning_rate=5e-4, checkpoint_every=40),
             ),
         ),
         data=replace(PAPER.data, size=64, masks=True),
