@@ -5,10 +5,11 @@
 Each subject is learned from six photographs by VCD, by textual inversion with a LoRA (BridgeIV's first stage), and by
 PersonalVideo, which also learns it from a single one. What its adapter adds is told by the words alone, which are the
 very words it goes on from. All film the same prompts with the same seeds, as the untuned model does with the class
-word. Identity is told by the encoder that rewards nothing, against six photographs in other scenes that nobody learned
-from; the ceiling is the subject really rendered doing what the prompt says. No checkpoint is chosen: the last one is
-filmed. Subjects are finished one after the other, and what was made is kept, so that it goes on where it was stopped
-and the table holds whoever is finished.
+word. Identity is told by the encoder that rewards nothing, against six photographs in other scenes that nobody
+learned from; the ceiling is the subject really rendered doing what the prompt says. Since no likeness sees what is
+painted over the scene, the share of the background that stays as in the films of the words alone is told as well. No
+checkpoint is chosen: the last one is filmed. Subjects are finished one after the other, and what was made is kept, so
+that it goes on where it was stopped and the table holds whoever is finished.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from starring.data.files import write_json
 from starring.data.motion import Motion
 from starring.data.prompts import plain, suite
 from starring.data.subject import Subject
-from starring.evaluate.shots import Ledger, Order, Shot, Studio
+from starring.evaluate.shots import Ledger, Order, Shot, Studio, as_pixels
 from starring.generate.films import fingerprint
 from starring.learn import learn, resume
 from starring.methods import build, recipe
-from starring.metrics.copying import kept_motion
+from starring.metrics.copying import kept_background, kept_motion
 from starring.metrics.protocols import Protocol
 from starring.metrics.statistics import estimate
 from starring.metrics.suite import Judge, References, load_judge
@@ -143,6 +144,16 @@ def told(shot: Shot) -> dict[str, float]:
     return {"identity": 0.0} | {key: score.value for key, score in shot.scores.items()}
 
 
+def background(film: Shot, floor: Shot, crew: Crew, word: str) -> dict[str, float]:
+    """How much of the scene is as in another film of the same prompt and seed."""
+    segmenter = crew.judge.eyes.segmenter
+    assert segmenter is not None  # the judge is loaded with one
+    looks = [crew.judge.look(as_pixels(shot.load())) for shot in (film, floor)]
+    masks = [look.masks(segmenter, word) for look in looks]
+    share = kept_background(looks[0].frames, looks[1].frames, *masks)
+    return {} if share is None else {"background": share}
+
+
 def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, list[dict[str, float]]]:
     """Scores of all films of one subject, by row; learned and filmed now unless they were before."""
     name = f"{who.kind}-{who.seed}"
@@ -155,6 +166,7 @@ def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, lis
     studio = Studio(Ledger.open(folder / "films" / name), crew.judge, lambda *_: None)
     found: dict[str, list[dict[str, float]]] = {}
     runs: dict[str, Run] = {}
+    shots: dict[str, list[Shot]] = {}
     for label, way in ways().items():
         given = subject.choose(range(way.photographs))
         title = "-".join((name, *label.replace("+", "").replace(",", "").split()))
@@ -162,7 +174,12 @@ def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, lis
         run = runs[label] = learned(given, way.recipe, crew.backbone, folder / "runs", title, tokens=words)
         if FLOOR not in found:
             found[FLOOR] = [told(shot) for shot in filmed(run, False, studio, known, crew)]
-        found[label] = [told(shot) for shot in filmed(run, True, studio, known, crew)]
+        shots[label] = filmed(run, True, studio, known, crew)
+        floor = shots[way.words] if way.words is not None else [None] * len(shots[label])
+        found[label] = [
+            told(shot) | ({} if other is None else background(shot, other, crew, who.kind))
+            for shot, other in zip(shots[label], floor, strict=True)
+        ]
         means = {key: round(sum(film[key] for film in found[label]) / len(found[label]), 3) for key in SCORES}
         console.print(f"{name}, {label}: {means}")
     prompts = asked(who.kind)
@@ -195,8 +212,9 @@ def _moved(rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]], label: s
 def table(title: str, rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]]) -> None:
     """Means over a subject's films, then over subjects with their standard error."""
     shown = Table(
-        "", "identity", "less PersonalVideo's identity", "DINO-I", "CLIP-T", "motion of the untuned", title=title
-    )
+        "", "identity", "less PersonalVideo's identity", "DINO-I", "CLIP-T", "motion of the untuned",
+        "background of the words' films", title=title,
+    )  # fmt: skip
 
     def mean(films: Sequence[Mapping[str, float]], key: str) -> float:
         return sum(film[key] for film in films) / len(films)
@@ -205,7 +223,9 @@ def table(title: str, rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]
         behind = "" if label == PV else _cell([mean(r[label], "identity") - mean(r[PV], "identity") for r in rows])
         cells = {key: _cell([mean(row[label], key) for row in rows]) for key in SCORES[:3]}
         motion = "" if label in (FLOOR, CEILING) else _moved(rows, label)
-        shown.add_row(label, cells["identity"], behind, cells["dino_i"], cells["clip_t"], motion)
+        scenes = [[film["background"] for film in row[label] if "background" in film] for row in rows]
+        scene = _cell([sum(row) / len(row) for row in scenes if row]) if any(scenes) else ""
+        shown.add_row(label, cells["identity"], behind, cells["dino_i"], cells["clip_t"], motion, scene)
     console.print(shown)
 
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from starring.errors import StarringError
-from starring.metrics.copying import GRID, copied_background, copied_pose, kept_motion, painted_over, silhouette
+from starring.metrics.copying import (
+    GRID,
+    copied_background,
+    copied_pose,
+    kept_background,
+    kept_motion,
+    painted_over,
+    silhouette,
+)
 from starring.miniature import world
 
 
@@ -65,6 +73,44 @@ def test_the_subject_is_painted_over_and_nothing_else() -> None:
         for x in range(16):
             near = 4 <= y < 11 and 5 <= x < 11
             assert torch.equal(painted[0, :, y, x], torch.full((3,), 0.5) if near else frames[0, :, y, x])
+
+
+def test_a_kept_background_by_a_loop() -> None:
+    draw = torch.Generator().manual_seed(0)
+    floor = torch.rand(3, 3, 20, 24, generator=draw)
+    frames = floor + 0.3 * (torch.rand(floor.shape, generator=draw) - 0.5)
+    masks, floor_masks = [torch.zeros(20, 24) for _ in range(3)], [torch.zeros(20, 24) for _ in range(3)]
+    for i in range(3):
+        masks[i][4:9, 3 + i : 8 + i], floor_masks[i][6:12, 10:14] = 1, 1
+    kept: list[bool] = []
+    for f in range(3):
+        for y in range(20):
+            for x in range(24):
+                near = [
+                    m[f][b, a]
+                    for m in (masks, floor_masks)
+                    for b in range(max(y - 2, 0), min(y + 3, 20))
+                    for a in range(max(x - 2, 0), min(x + 3, 24))
+                ]
+                if not any(near):
+                    kept.append(all(abs(float(frames[f, c, y, x] - floor[f, c, y, x])) <= 0.1 for c in range(3)))
+    share = kept_background(frames, floor, masks, floor_masks)
+    assert share == pytest.approx(sum(kept) / len(kept))
+    assert 0.1 < sum(kept) / len(kept) < 0.9
+
+
+def test_blotches_around_the_subject_are_told_and_the_subject_is_free() -> None:
+    film, mask = torch.full((2, 3, 16, 16), 0.5), torch.zeros(16, 16)
+    mask[4:12, 4:12] = 1
+    repainted, blotched = film.clone(), film.clone()
+    repainted[:, :, 4:12, 4:12] = 0
+    blotched[:, 0, :2] = 1  # two rows of sixteen; 16 x 16 less 12 x 12 pixels are compared
+    masks = [mask, mask]
+    assert kept_background(repainted, film, masks, masks) == 1
+    assert kept_background(blotched, film, masks, masks) == pytest.approx(1 - 32 / 112)
+    assert kept_background(film, film, [torch.ones(16, 16)] * 2, masks) is None
+    with pytest.raises(StarringError, match="mask for each frame"):
+        kept_background(film, film[:1], masks, masks)
 
 
 def test_a_frozen_film_is_caught_against_the_untuned_model() -> None:

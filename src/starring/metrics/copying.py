@@ -19,6 +19,8 @@ GREY = 0.5
 """What the subject is painted over with."""
 FROZEN = 0.5
 """Motion is called frozen if less than this share of the untuned model's is left, with 95 % confidence."""
+TOLERANCE = 0.1
+"""Pixels in [0, 1] count as kept if no channel changed by more."""
 STILL = 1e-3
 """Pixels a frame below which a film moves so little that nothing can freeze."""
 
@@ -65,6 +67,36 @@ def copied_background(frames: Tensor, references: Tensor) -> float:
     return float((frames @ references.T).double().amax(1).mean())
 
 
+def kept_background(
+    frames: Tensor, floor: Tensor, masks: Sequence[Tensor], floor_masks: Sequence[Tensor]
+) -> float | None:
+    """How much of what surrounds the subject is as in another film of the same prompt and seed.
+
+    The share of pixels, outside of the subject in both films and two pixels around it, of which no channel differs by
+    more than :data:`TOLERANCE`. An own definition: what a reward paints over the scene, no score of likeness sees.
+
+    Args:
+        frames: a film ``f 3 H W`` in [0, 1].
+        floor: the other one, of the same shape.
+        masks: where the subject is on each frame, ``H W`` in {0, 1}.
+        floor_masks: the same, of the other film.
+
+    Returns:
+        In [0, 1]; ``None`` if the subject leaves nothing to compare.
+
+    Raises:
+        StarringError: if the films do not match.
+    """
+    if frames.shape != floor.shape or not len(frames) == len(masks) == len(floor_masks):
+        raise StarringError(
+            f"Two films of one size are compared, with a mask for each frame; these are {tuple(frames.shape)} and"
+            f" {tuple(floor.shape)}, with {len(masks)} and {len(floor_masks)} masks."
+        )
+    outside = ~(_widened(masks) | _widened(floor_masks))
+    same = (frames - floor).abs().amax(1, keepdim=True) <= TOLERANCE
+    return float(same[outside].double().mean()) if bool(outside.any()) else None
+
+
 def silhouette(mask: Tensor) -> Tensor:
     """A mask ``H W`` that covers a pixel at least, as it fills the square around its box: boolean ``32 32``."""
     rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
@@ -78,9 +110,7 @@ def silhouette(mask: Tensor) -> Tensor:
 
 def painted_over(frames: Tensor, masks: Sequence[Tensor]) -> Tensor:
     """Frames ``f 3 H W`` in [0, 1] with the subject (masks ``H W``) and two pixels around it in grey."""
-    area = torch.stack([mask.float() for mask in masks])[:, None]
-    wide = torch.nn.functional.max_pool2d(area, 5, stride=1, padding=2)
-    return torch.where(wide > 0, torch.full_like(frames, GREY), frames)
+    return torch.where(_widened(masks), torch.full_like(frames, GREY), frames)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +161,12 @@ def kept_motion(customized: Sequence[float], floor: Sequence[float], seed: int =
 
     low, high = bootstrapped(pairs, ratio, seed=seed)
     return Kept(share=float(ratio(pairs)), low=low, high=high, films=len(pairs))
+
+
+def _widened(masks: Sequence[Tensor]) -> Tensor:
+    """Masks ``H W`` and two pixels around what they cover, boolean ``f 1 H W``."""
+    area = torch.stack([mask.float() for mask in masks])[:, None]
+    return torch.nn.functional.max_pool2d(area, 5, stride=1, padding=2) > 0
 
 
 def _overlap(one: Tensor, other: Tensor) -> float:
