@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "perception": {"hub"},
     "data": set(),
     "backbones": {"diffusion", "hub", "miniature"},  # the presets alone, as a test below holds
-    "methods": {"layers", "diffusion", "perception", "backbones.base", "data.prompts"},
+    "methods": {"layers", "diffusion", "perception", "backbones.base", "data.prompts", "data.simulated"},
     "metrics": {"perception"},
     "run": {"data"},
     "learn": BELOW | {"methods", "backbones"},
@@ -162,7 +162,7 @@ def test_rooms_do_without_the_libraries_they_should(file: Path) -> None:
     assert not libraries & FORBIDDEN_LIBRARIES.get(room(file), set())
 
 
-SHARED = {"__init__", "base", "words"}
+SHARED = {"__init__", "base", "words", "rewards"}
 """What is no paper in methods/, and what papers share."""
 
 

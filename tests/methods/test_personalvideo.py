@@ -11,28 +11,28 @@ import torch
 from diffusers import AutoencoderKL, UNetMotionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from starring.backbones.animatediff import AnimateDiff, linear_ddim, linear_lcm
 from starring.backbones.base import Backbone, Text
+from starring.backbones.presets import load_backbone
 from starring.config import Sample
+from starring.data.simulated import simulated
+from starring.diffusion.parametrization import Parametrization
 from starring.diffusion.sampling import trajectory
 from starring.errors import StarringError
 from starring.methods import build, recipe
 from starring.methods.base import Request
-from starring.methods.personalvideo import PersonalVideo, first_open, projections
-from starring.perception.encoders import load_clip
+from starring.methods.personalvideo import PersonalVideo, closed_steps, first_open, opening, projections
 from starring.perception.identity import Identity, IdentityEyes, MaskedSubjects
 from starring.perception.jitter import jitter
 from tests.methods.test_contract import batch, shaken
-from tests.perception.tiny_eyes import tiny_clip
 from tests.perception.tiny_identity import tiny_identity
 from tests.reward.middle import Middle
 from tests.tiny import tiny_text_encoder, tiny_tokenizer
 
 
 def fresh(backbone: Backbone, **options: object) -> PersonalVideo:
-    method = build("personalvideo", backbone, {"class_word": "dog", "rank": 4, **options})
+    method = build("personalvideo", backbone, {"class_word": "dog", "rank": 4, "simulated": 0, **options})
     assert isinstance(method, PersonalVideo)
     return method
 
@@ -55,24 +55,54 @@ def test_it_is_open_in_the_last_quarter_by_index() -> None:
     assert [first_open(4, share) for share in (1.0, 0.5)] == [0, 2]
 
 
+def test_it_may_open_by_timestep() -> None:
+    """AnimateLCM's four steps are 999, 759, 499, 259, and 25 of DDIM end with ..., 281, 241, ..., 1."""
+    lcm, ddim = (scheduled(make) for make in (linear_lcm, linear_ddim))
+    assert opening(lcm, 4, 0.25, "timestep") == opening(ddim, 25, 0.25, "timestep") == 260
+    assert [closed_steps(lcm, 4, 0.25, rule) for rule in ("index", "timestep")] == [3, 3]
+    assert [closed_steps(ddim, 25, 0.25, rule) for rule in ("index", "timestep")] == [18, 18]
+    assert [closed_steps(ddim, 3, 0.33, rule) for rule in ("index", "timestep")] == [2, 1]  # 667, 334, 1
+    with pytest.raises(StarringError, match="last timestep is 999"):
+        closed_steps(lcm, 1, 0.25, "timestep")
+
+
+def scheduled(make: Callable[[], object]) -> Backbone:
+    """A backbone of which only the schedule is asked."""
+
+    class Scheduled:
+        scheduler = staticmethod(make)
+        parametrization = Parametrization.of(make())
+
+    return Scheduled()  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("steps", [4, pytest.param(10, marks=pytest.mark.slow)])
 def test_the_first_three_quarters_are_bit_equal(steps: int, tiny: Backbone) -> None:
-    method = moved(fresh(tiny))
-    sample = Sample(frames=4, height=32, width=32, steps=steps, guidance=3.0)
+    assert_late(tiny, Sample(frames=4, height=32, width=32, steps=steps, guidance=3.0))
+
+
+@pytest.mark.slow
+def test_so_they_are_in_the_miniatures_own_films() -> None:
+    miniature = load_backbone("miniature")
+    assert_late(miniature, replace(miniature.sample, steps=25))
+
+
+def assert_late(backbone: Backbone, sample: Sample) -> None:
+    """A film with the adapter is, up to its last quarter, the base model's with nothing but the words put in."""
+    method, steps = moved(fresh(backbone)), sample.steps
     request = Request(prompt="a <*> dog", sample=sample)
-    noise = torch.randn(1, *tiny.latent_shape(4, 32, 32), generator=torch.Generator().manual_seed(2))
-    with method.attached(tiny), torch.no_grad():
-        text = tiny.encode_text(["", method.prompt(request.prompt)])
+    shape = backbone.latent_shape(sample.frames, sample.height, sample.width)
+    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(2))
 
-        def base(x: Tensor, t: Tensor) -> Tensor:
-            return tiny.predict(x, t, text)
+    def film(predict: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        return [step.x for step in trajectory(predict, backbone.scheduler(), noise, steps, sample.guidance)]
 
-        def own(x: Tensor, t: Tensor) -> Tensor:
-            return method.predict(tiny, x, t, text, request)
-
-        # The method was never called when the plain films run, so its adapter is closed.
-        plain = [step.x for step in trajectory(base, tiny.scheduler(), noise, steps, 3.0)]
-        tuned = [step.x for step in trajectory(own, tiny.scheduler(), noise, steps, 3.0)]
+    with torch.no_grad():
+        with method.spoken(backbone):
+            text = backbone.encode_text(["", method.prompt(request.prompt)])
+            plain = film(lambda x, t: backbone.predict(x, t, text))
+        with method.attached(backbone):
+            tuned = film(lambda x, t: method.predict(backbone, x, t, text, request))
     same = [torch.equal(a, b) for a, b in zip(plain, tuned, strict=True)]
     assert same == [i < int(0.75 * steps) for i in range(steps)]
 
@@ -87,8 +117,17 @@ def test_only_q_k_and_v_within_frames(tiny: Backbone) -> None:
     assert sum(p.numel() for p in method.adapter.parameters()) == slow
 
 
-def test_the_loss_step_by_step(tiny: Backbone) -> None:
-    """The same film, frame, crop, jitter, cosine and penalty, written out with other means."""
+@pytest.mark.parametrize("schedule", [linear_ddim, linear_lcm])
+def test_the_loss_step_by_step(schedule: Callable[[], object], own_tiny: Backbone) -> None:
+    """The same film, frame, crop, jitter, cosine and penalty, written out with other means.
+
+    AnimateLCM's scheduler scales at the boundary (its c_skip and c_out) and draws noise between steps.
+    """
+    assert isinstance(own_tiny, AnimateDiff)
+    tiny = AnimateDiff(
+        denoiser=own_tiny.denoiser, vae=own_tiny.vae, text_encoder=own_tiny.text_encoder, tokenizer=own_tiny.tokenizer,
+        scheduler=schedule(), sample=own_tiny.sample,
+    )  # fmt: skip
     method, identity = moved(fresh(tiny, penalty=1e-2)), tiny_identity()
     found = method.loss(tiny, rewarded(tiny, 3), 0.0)
     generator = batch(tiny, 1, 3).generator
@@ -101,7 +140,8 @@ def test_the_loss_step_by_step(tiny: Backbone) -> None:
         text = tiny.encode_text(["photo of a <new1> dog"])
         for i, t in enumerate(scheduler.timesteps):
             method._opened = i == 3
-            x = scheduler.step(tiny.predict(x, t, text), t, x).prev_sample
+            drawn = {} if schedule is linear_ddim else {"generator": generator}
+            x = scheduler.step(tiny.predict(x, t, text), t, x, **drawn).prev_sample
         frame = int(torch.randperm(4, generator=generator)[0])
         which = int(torch.randint(3, (), generator=generator))
         pixels = (tiny.decode_video(x)[:, :, frame].clamp(-1, 1) + 1) / 2
@@ -114,33 +154,6 @@ def test_the_loss_step_by_step(tiny: Backbone) -> None:
     likeness = float(vector @ identity.references[which])
     assert float(found.parts["likeness"]) == pytest.approx(likeness, abs=1e-4)
     assert float(found.total.detach()) == pytest.approx(1 - likeness + 1e-2 * penalty, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_a_semantic_reward_is_the_cosine_of_the_whole_frame_with_its_prompt(tiny: Backbone, tmp_path: Path) -> None:
-    """The same film twice: the second time its only frame is compared with the prompt by other means."""
-    clip = load_clip(str(tiny_clip(tmp_path / "clip")))
-    words = {"prompts": ["a <*> dog, jumping"], "frames": 1, "flip": False, "colour": 0.0, "hue": 0.0}
-    torch.manual_seed(4)
-    method, identity = moved(fresh(tiny, semantic=0.3, **words)), replace(tiny_identity(), clip=clip)
-    whole = method.loss(tiny, rewarded(tiny, 3, identity), 0.0)
-    generator = batch(tiny, 1, 3).generator
-    with torch.no_grad(), method.attached(tiny):
-        film, prompt = method.film(tiny, generator)
-        shown = (tiny.decode_video(film)[:, :, 0].clamp(-1, 1) + 1) / 2
-        mean, std = (torch.tensor(v)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        ids = clip.tokenizer("a dog, jumping", return_tensors="pt").input_ids
-        both = clip.network(input_ids=ids, pixel_values=(shown - mean) / std)  # as large as the network's pictures
-    assert prompt == "a <*> dog, jumping"
-    slow = float((both.image_embeds * both.text_embeds).sum())
-    assert float(whole.parts["semantics"]) == pytest.approx(slow, abs=1e-4)
-    torch.manual_seed(4)
-    alone = moved(fresh(tiny, **words)).loss(tiny, rewarded(tiny, 3, tiny_identity()), 0.0)
-    assert "semantics" not in alone.parts
-    added = 0.3 * (1 - float(whole.parts["semantics"]))
-    assert float(whole.total.detach()) == pytest.approx(float(alone.total.detach()) + added, rel=1e-5)
-    with pytest.raises(StarringError, match="bring a CLIP"):
-        method.loss(tiny, rewarded(tiny), 0.0)
 
 
 def test_only_the_adapter_learns_from_the_reward(tiny: Backbone) -> None:
@@ -230,10 +243,27 @@ def test_a_kept_start_changes_nothing_where_the_scheduler_draws_noise(tiny: Back
         assert not torch.equal(film(1), miss), "the noise of open steps is the run's, and not the start's again"
 
 
+def test_no_film_is_asked_for_that_was_trained_on(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films draw their noise from the seed that a person gives, so starts must not begin at 0, 1, 2 ..."""
+    seeds: list[int] = []
+
+    def begun(_: object, backbone: Backbone, predict: object, source: torch.Generator, *rest: int) -> Tensor:
+        seeds.append(source.initial_seed())
+        return torch.zeros(1, *backbone.latent_shape(rest[0], backbone.sample.height, backbone.sample.width))
+
+    monkeypatch.setattr(PersonalVideo, "_begun", begun)
+    method, generator = fresh(tiny, pool=5), torch.Generator().manual_seed(0)
+    with method.attached(tiny), torch.no_grad():
+        for _ in range(20):
+            method.film(tiny, generator)
+    assert len(set(seeds)) == len(seeds) == 5
+    assert min(seeds) >= 2**62
+
+
 @pytest.mark.slow
 def test_a_pool_smaller_than_the_prompts_films_all_of_them_alike(tiny: Backbone) -> None:
     prompts = [f"a <*> dog {place}" for place in ("here", "there", "away")]
-    quick = {"prompts": prompts, "share": 1.0, "steps": 1, "frames": 1}
+    quick = {"prompts": prompts, "simulated": 50, "share": 1.0, "steps": 1, "frames": 1}
     generator = torch.Generator().manual_seed(0)
     for pool, starts in ((2, 3), (4, 6)):
         method = fresh(tiny, pool=pool, **quick)
@@ -245,7 +275,8 @@ def test_a_pool_smaller_than_the_prompts_films_all_of_them_alike(tiny: Backbone)
 
 def test_none_simulated_wins_over_prompts(tiny: Backbone) -> None:
     given = ["a <*> dog, jumping", "a <*> dog, asleep"]
-    assert fresh(tiny, prompts=given).simulated() == tuple(given)
+    assert fresh(tiny, prompts=given, simulated=50).simulated() == tuple(given)
+    assert fresh(tiny, simulated=50).simulated() == simulated("dog", 50)
     assert fresh(tiny, prompts=given, simulated=0).simulated() == ("photo of a <*> dog",)
 
 
@@ -288,6 +319,7 @@ def test_it_costs_a_fraction_of_four_steps_of_gradient() -> None:
         scheduler=linear_ddim(),
     )  # fmt: skip
     method = fresh(backbone, class_word="", rank=64)
+    assert sum(p.numel() for p in method.adapter.parameters()) == 4_792_320
     text = Text(embeddings=torch.empty(1, 77, 768, device="meta"), ids=torch.zeros(1, 77))
     film = torch.empty(1, 4, 16, 64, 64, device="meta")
 

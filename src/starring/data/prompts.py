@@ -18,11 +18,20 @@ PLACEHOLDER = "<*>"
 """What stands for the subject in captions and prompts."""
 LIVE = frozenset(
     {
-        "person", "man", "woman", "boy", "girl", "child", "baby", "dog", "puppy", "cat", "kitten", "horse", "rabbit",
-        "bird", "fish", "fox", "bear", "lion", "tiger",
+        "person", "man", "woman", "boy", "girl", "child", "kid", "baby", "toddler", "teenager", "lady", "gentleman",
+        "guy", "actor", "actress", "dancer", "singer", "dog", "puppy", "corgi", "poodle", "husky", "shepherd",
+        "terrier", "retriever", "labrador", "hound", "bulldog", "cat", "kitten", "tabby", "horse", "pony", "donkey",
+        "rabbit", "bunny", "hamster", "mouse", "bird", "duck", "chicken", "parrot", "owl", "penguin", "fish", "fox",
+        "wolf", "bear", "panda", "lion", "tiger", "leopard", "elephant", "giraffe", "zebra", "monkey", "deer",
+        "sheep", "goat", "cow", "pig", "turtle", "tortoise", "frog", "snake", "lizard",
     }
 )  # fmt: skip
 """Class words that get the prompts about somebody alive in a suite that does not know them."""
+
+
+def alive(class_word: str) -> bool:
+    """Whether a class word, such as ``young woman``, is somebody alive: its last word says so."""
+    return class_word.lower().split(" ")[-1] in LIVE
 
 
 def check_prompt(prompt: str) -> str:
@@ -141,7 +150,7 @@ class Suite:
         same = [role for role in self.roles if role.class_word == class_word]
         if same:
             return same[0]
-        kind = "live" if class_word.split(" ")[-1] in LIVE else "object"
+        kind = "live" if alive(class_word) else "object"
         return Role(class_word=class_word, kind=kind, motion=self.roles[0].motion)
 
     def categories(self, role: Role) -> dict[str, list[str]]:

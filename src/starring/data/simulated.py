@@ -10,7 +10,7 @@ import tomllib
 from importlib import resources
 from math import gcd
 
-from starring.data.prompts import LIVE, PLACEHOLDER
+from starring.data.prompts import PLACEHOLDER, alive
 from starring.errors import StarringError, unknown
 
 MOST = 900
@@ -35,7 +35,7 @@ def simulated(class_word: str, count: int = 50, world: str = "photographs") -> t
         raise unknown("world of simulated prompts", world, lists)
     if not 0 <= count <= MOST:
         raise StarringError(f"{count} simulated prompts were asked for; there can be 0 to {MOST}.")
-    parts = lists[world]["live" if class_word.lower() in LIVE else "object"]
+    parts = lists[world]["live" if alive(class_word) else "object"]
     actions, places, looks = parts["actions"], parts["places"], parts["looks"]
     # Lengths without a common divisor: walking through all three at once meets every triple before any again.
     assert gcd(len(actions), len(places)) == gcd(len(actions) * len(places), len(looks)) == 1

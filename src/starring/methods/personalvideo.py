@@ -24,27 +24,35 @@ from torch import Tensor, nn
 
 from starring.backbones.base import Backbone, Text
 from starring.config import Data, Recipe, Stage, Train
+from starring.data.simulated import simulated
 from starring.diffusion.noise import gaussian_prior, white
 from starring.diffusion.sampling import trajectory
 from starring.errors import StarringError, unknown
 from starring.layers.attach import branch
 from starring.layers.branches import LowRank
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Request, plainly
+from starring.methods.rewards import Looks, worth
 from starring.methods.words import WORDS_STAGE, Worded, class_rows, inside, masked_error, timesteps
 from starring.perception.identity import Identity
-from starring.perception.jitter import jitter
 
 LAYERS = {"self": ("spatial",), "cross": ("cross",), "both": ("spatial", "cross")}
-TUNINGS = ("film", "still")
-PENALTIES = ("factors", "product")
+CHOICES = {
+    "layers": tuple(LAYERS),
+    "opens": ("index", "timestep"),
+    "tuning": ("film", "still"),
+    "penalised": ("factors", "product"),
+}
+"""What an option that is a word may be, the default first."""
 PROJECTIONS = ("to_q", "to_k", "to_v")
+STARTS = 2**62
+"""Kept starts draw their noise from seeds from here on, so that no film is asked for that was trained on."""
 ADAPTER_STAGE = "adapter"
 """The stage in which the adapter learns from a reward."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PersonalVideoConfig:
-    """The choices inside PersonalVideo."""
+class PersonalVideoConfig(Looks):
+    """The choices inside PersonalVideo; those of :class:`starring.methods.rewards.Looks` are its reward's."""
 
     class_word: str = ""
     """What the subject is, such as ``woman``: the learned words start from it."""
@@ -58,6 +66,8 @@ class PersonalVideoConfig:
     """Which attention it changes: ``self`` within frames, ``cross`` to the text, or ``both`` (Table 3b)."""
     share: float = 0.25
     """Share of the sampling steps, the last ones, in which the adapter is open (P2, Table 3a)."""
+    opens: str = "index"
+    """The last by ``index``, or by ``timestep``: up to that share of the schedule, and a hundredth more (P2)."""
     tuning: str = "film"
     """What the reward looks at: frames of a ``film``, or a ``still`` of the image model (Table 2)."""
     prompts: tuple[str, ...] = ()
@@ -79,22 +89,6 @@ class PersonalVideoConfig:
     """lambda of the weight-space loss (P4)."""
     penalised: str = "factors"
     """What it is of: both ``factors`` and their distance from where they started, or their ``product`` (P4)."""
-    colour: float = 0.2
-    """Jitter of brightness, contrast and saturation of what the reward sees."""
-    hue: float = 0.05
-    """Jitter of its hue, as a share of the circle."""
-    noise: float = 0.0
-    """Most noise that is added to it, as a standard deviation of pixels in [0, 1]; the paper has none."""
-    flip: bool = True
-    """Mirror half of what the reward sees."""
-    place: float = 0.0
-    """By which share of its side it is moved, enlarged or reduced at most; the paper has none."""
-    semantic: float = 0.0
-    """Weight of a second reward: the cosine of the same frame, whole, with its prompt, by CLIP. 0 is the paper's."""
-    clip: str = ""
-    """Who compares them; empty takes the bundled one in its world, else ViT-B/32. Its CLIP-T is no fair score then."""
-    tries: int = 2
-    """Frames that are looked at, one after the other, until one shows the subject (P8)."""
     eyes: str = ""
     """Who looks (:func:`starring.perception.identity.load_identity_eyes`); empty takes the backbone's own."""
     accept_licence: bool = False
@@ -105,21 +99,17 @@ class PersonalVideoConfig:
     """Gamma of the noise prior (arXiv 2402.09368, eq. 4) at inference; the paper has none."""
 
     def __post_init__(self) -> None:
-        for kind, name, known in (
-            ("choice of layers", self.layers, LAYERS),
-            ("tuning", self.tuning, TUNINGS),
-            ("penalty", self.penalised, PENALTIES),
-        ):
-            if name not in known:
-                raise unknown(kind, name, known)
+        Looks.__post_init__(self)
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise unknown(f"choice for '{name}'", str(getattr(self, name)), known)
         if not 1 <= self.vectors <= 8:
             raise StarringError(f"PersonalVideo learns 1 to 8 words, not {self.vectors}. The paper has 1.")
         if not 0 < self.share <= 1:
             raise StarringError(f"share is {self.share}, but it must lie in (0, 1]: the last part of the steps.")
         if not 0 <= self.correlation < 1:
             raise StarringError(f"The noise prior's correlation is {self.correlation}, but it must lie in [0, 1).")
-        least = {"steps": 1, "tries": 1, "pool": 0, "simulated": 0, "penalty": 0, "semantic": 0, "noise": 0}
-        for name, bound in least.items():
+        for name, bound in {"steps": 1, "pool": 0, "simulated": 0, "penalty": 0}.items():
             if getattr(self, name) < bound:
                 raise StarringError(f"{name} is {getattr(self, name)}, but it must be at least {bound}.")
         lacking = [prompt for prompt in self.prompts if PLACEHOLDER not in prompt]
@@ -237,11 +227,11 @@ class PersonalVideo(Worded):
         It stays as it is until the next call, since gradient checkpointing runs the network again during backward.
         """
         steps = self.config.steps if request is None else request.sample.steps
-        self._opened = float(t.max()) <= opening(backbone, steps, self.config.share)
+        self._opened = float(t.max()) <= opening(backbone, steps, self.config.share, self.config.opens)
         return backbone.predict(x, t, text)
 
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
-        """The denoiser's error on stills, or, where the batch brings an identity, 1 minus the reward (eq. 6).
+        """The denoiser's error on stills, or, where the batch brings an identity, 1 minus the reward (eq. 4).
 
         Rewards that are no numbers are left out; without any other the batch is void.
         """
@@ -286,29 +276,9 @@ class PersonalVideo(Worded):
     def _reward(
         self, backbone: Backbone, identity: Identity, generator: torch.Generator | None
     ) -> dict[str, Tensor] | None:
-        """What one frame of a fresh film is worth; ``None`` if nobody is seen on it (P1, P5, P6).
-
-        ``likeness`` is its cosine with one photograph, ``semantics``, where that is rewarded, with the film's prompt.
-        """
+        """What a fresh film is worth; ``None`` if nobody is seen on it (P1)."""
         film, prompt = self.film(backbone, generator)
-        order = torch.randperm(film.shape[2], generator=generator)
-        which = torch.randint(len(identity.references), (), generator=generator)
-        for frame in order[: self.config.tries].tolist():
-            pixels = backbone.decode_video(film[:, :, frame : frame + 1])[:, :, 0]
-            shot = (pixels.clamp(-1, 1) + 1) / 2
-            crops, shown = identity.eyes.crop(shot)
-            if shown:
-                c = self.config
-                wear = {"colour": c.colour, "hue": c.hue, "noise": c.noise, "shift": c.place, "zoom": c.place}
-                worn = jitter(crops, generator, flip=c.flip, **wear)
-                seen = identity.eyes.encoder.images(worn)[0]
-                found = {"likeness": (seen * identity.references[which].to(worn.device)).sum()}
-                if identity.clip is not None:
-                    with torch.no_grad():
-                        (meant,) = identity.clip.texts([plainly(prompt, c.class_word)])
-                    found["semantics"] = (identity.clip.images(shot)[0] * meant).sum()
-                return found
-        return None
+        return worth(film, plainly(prompt, self.config.class_word), backbone, identity, self.config, generator)
 
     def film(self, backbone: Backbone, generator: torch.Generator | None = None) -> tuple[Tensor, str]:
         """A training film, ``1 c f h w``, with gradient to the adapter, and its prompt; call it inside ``attached``.
@@ -319,7 +289,7 @@ class PersonalVideo(Worded):
             StarringError: if the VAE compresses time, so that there is no frame to look at.
         """
         c, alone = self.config, self.config.tuning == "still"
-        closed, prompts = first_open(c.steps, c.share), self.simulated()
+        closed, prompts = closed_steps(backbone, c.steps, c.share, c.opens), self.simulated()
         starts = len(prompts) * max(1, math.ceil(c.pool / len(prompts)))
         number = int(torch.randint(starts, (), generator=generator))
         with backbone.still() if alone else nullcontext():
@@ -334,7 +304,7 @@ class PersonalVideo(Worded):
             # Words that change make another start of it.
             key = (number, self.rows._version)
             if (x := self._kept.get(key)) is None:
-                source = torch.Generator().manual_seed(number) if c.pool else generator
+                source = torch.Generator().manual_seed(STARTS + number) if c.pool else generator
                 x = self._begun(backbone, predict, source, 1 if alone else c.frames or backbone.sample.frames, closed)
                 if c.pool:
                     self._kept[key] = x
@@ -363,8 +333,10 @@ class PersonalVideo(Worded):
 
     def simulated(self) -> tuple[str, ...]:
         """The prompts of training films."""
-        given = self.config.prompts if self.config.simulated else ()
-        return given or (" ".join(f"photo of a {PLACEHOLDER} {self.config.class_word}".split()),)
+        c = self.config
+        if not c.simulated:
+            return (" ".join(f"photo of a {PLACEHOLDER} {c.class_word}".split()),)
+        return c.prompts or simulated(c.class_word, c.simulated, c.world)
 
     def penalty(self) -> Tensor:
         """``||theta - theta_0||^2`` over the whole adapter (section 4.4; P4)."""
@@ -384,12 +356,40 @@ def first_open(steps: int, share: float) -> int:
     return math.floor(round((1 - share) * steps, 6))
 
 
-def opening(backbone: Backbone, steps: int, share: float) -> float:
-    """The timestep of that step; the adapter is open at it and below, wherever in the schedule a film begins."""
+def opening(backbone: Backbone, steps: int, share: float, rule: str = "index") -> float:
+    """The timestep of that step; the adapter is open at it and below, wherever in the schedule a film begins.
+
+    By ``timestep`` it is the same in every schedule: a share of 0.25 opens at 260 of 1000, below which lie AnimateLCM's
+    last of four, 259, and the last seven of 25.
+    """
+    if rule == "timestep":
+        return (share + 0.01) * backbone.parametrization.timesteps
+    times = _times(backbone, steps)
+    return float(times[first_open(steps, share) * len(times) // steps])
+
+
+def closed_steps(backbone: Backbone, steps: int, share: float, rule: str = "index") -> int:
+    """How many of ``steps`` come before the adapter opens.
+
+    Raises:
+        StarringError: if by timestep it never opens in a schedule of so few steps.
+    """
+    if rule == "index":
+        return first_open(steps, share)
+    times = _times(backbone, steps)
+    closed = int((times > opening(backbone, steps, share, rule)).sum()) * steps // len(times)
+    if closed == steps:
+        raise StarringError(
+            f"With opens=timestep and share={share:g} the adapter stays closed in {steps} steps, whose last timestep is"
+            f" {float(times.min()):g}. Take more steps, a larger share, or opens=index."
+        )
+    return closed
+
+
+def _times(backbone: Backbone, steps: int) -> Tensor:
     scheduler = backbone.scheduler()
     scheduler.set_timesteps(steps)
-    times: Tensor = scheduler.timesteps
-    return float(times[first_open(steps, share) * len(times) // steps])
+    return scheduler.timesteps
 
 
 def projections(backbone: Backbone, layers: str = "self") -> dict[str, nn.Linear]:
