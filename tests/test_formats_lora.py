@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from starring.backbones.presets import load_backbone
 from starring.diffusion.noise import white
 from starring.errors import StarringError
 from starring.formats import LORA, export
+from starring.generate import generate
 from starring.methods import build, recipe
 from starring.methods.base import Request
 from starring.run import Photographs, Record, Run, libraries
@@ -110,6 +113,27 @@ def test_a_style_changes_the_weights_as_much_as_it_says(program: str, tiny_folde
     assert (styled.origin["lora"], styled.origin["lora_scale"]) == (str(tmp_path / "style.safetensors"), "0.5")
     again = load_backbone(**styled.origin, device="cpu").denoiser.state_dict()
     assert all(torch.equal(again[name], found[name]) for name in found)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_subject_is_filmed_in_a_style_with_nothing_tuned(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="diffusers loads LoRAs with PEFT: pip install 'starring[lora]'")
+    generator, width = torch.Generator().manual_seed(0), tiny.denoiser.state_dict()[f"{LAYER}.weight"].shape[1]
+    down, up = torch.randn(2, width, generator=generator), torch.randn(width, 2, generator=generator)
+    file = tmp_path / "style.safetensors"
+    save_file({f"unet.{LAYER}.lora_A.weight": down, f"unet.{LAYER}.lora_B.weight": up}, file)
+    run = personal_run(tmp_path / "runs", tiny)
+    options: dict[str, Any] = {"sample": {"frames": 4, "height": 32, "width": 32, "steps": 4}, "folder": tmp_path}
+
+    def film(backbone: Backbone) -> NDArray[np.uint8]:
+        return generate(run, "a <*> dog on the beach", backbone=backbone, **options)[0].frames
+
+    styled = film(load_backbone(tiny_folder, lora=file, device="cpu"))
+    by_hand = load_backbone(tiny_folder, device="cpu")
+    by_hand.denoiser.get_parameter(f"{LAYER}.weight").data += up @ down
+    wrong = np.abs(styled.astype(int) - film(by_hand)).max()
+    assert wrong <= 1
+    assert np.abs(styled.astype(int) - film(load_backbone(tiny_folder, device="cpu"))).max() > 1
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -17,12 +17,14 @@ from starring.backbones.base import Backbone
 from starring.config import Recipe
 from starring.errors import StarringError
 from starring.evaluate import Films, Plan
-from starring.evaluate.validation import rewarded
-from starring.learn import Progress, learn, loop, resume, voids
+from starring.evaluate.validation import rewarded, weights_of, who
+from starring.learn import learn, loop, resume, voids
 from starring.learn.choice import Trial, Verdict, alarms, trials_of
 from starring.methods import recipe
-from starring.metrics.suite import load_judge
-from starring.perception.identity import IdentityEncoder, IdentityEyes, MaskedSubjects
+from starring.metrics.suite import Judge, load_judge
+from starring.perception.encoders import ImageEncoder
+from starring.perception.faces import SegmentedFaces
+from starring.perception.identity import Identity, IdentityEncoder, IdentityEyes, MaskedSubjects
 from starring.run import Run
 from tests.perception.tiny_eyes import tiny_eyes
 from tests.perception.tiny_identity import tiny_identity, tiny_iresnet
@@ -185,23 +187,41 @@ def test_rows_are_counted_apart_in_a_log() -> None:
     assert voids.void_in(log(unseen, unseen), "another") == (0, 0)
 
 
+def test_no_network_judges_what_it_taught(tmp_path: Path) -> None:
+    judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))
+
+    def taught(encoder: ImageEncoder) -> str:
+        eyes = IdentityEyes(finder=MaskedSubjects(Middle(), "dog"), encoder=encoder)
+        return weights_of(Identity(eyes=eyes, references=torch.eye(2)))
+
+    assert who(judge) == who(judge, taught(tiny_identity().eyes.encoder)) == "dino_i"
+    assert who(judge, taught(judge.dino)) == "clip_i"
+    faces = replace(judge.eyes, faces=SegmentedFaces(Middle(), judge.dino), clip=None)
+    knowing = Judge(eyes=faces)
+    assert who(knowing) == "face"
+    with pytest.raises(StarringError, match="another network than the reward's"):
+        who(knowing, taught(judge.dino))
+
+
 @pytest.mark.slow
 def test_checkpoints_are_scored_by_another_encoder_than_the_reward(tiny: Backbone, tmp_path: Path) -> None:
-    who, heard = subject(), list[Progress]()
-    judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))
-    identity = tiny_identity()
+    """DINO rewards, so the identity that checkpoints are chosen by is CLIP's."""
+    photographs, judge = subject(), load_judge(str(tiny_eyes(tmp_path / "eyes")))
+    eyes = IdentityEyes(finder=MaskedSubjects(Middle(), "dog"), encoder=judge.dino)
     plan = Plan(every=1, prompts=("a <*> dog",), sample={"steps": 2})
     run = learn(
-        "personalvideo", who, tiny, small(2), tmp_path, segmenter=Ellipse(), eyes=identity.eyes,
-        validation=Films(plan, who, judge), on_progress=heard.append,
+        "personalvideo", photographs, tiny, small(2), tmp_path, segmenter=Ellipse(), eyes=eyes,
+        validation=Films(plan, photographs, judge),
     )  # fmt: skip
     trials = trials_of(run)
     # Two steps of words, of which only the last is filmed, and two of the adapter.
     assert [t.step for t in trials] == [2, 3, 4]
+    films = json.loads((run.folder / "validation" / "results.json").read_text())["scores"].values()
+    seen = {key: {film[key]["value"] for film in films} for key in ("clip_i", "dino_i")}
+    assert not seen["clip_i"] & seen["dino_i"]
+    assert all(t.verdict.identity in seen["clip_i"] for t in trials)
     assert all(t.verdict.reward is not None for t in trials)
     choice = json.loads((run.folder / "validation" / "choice.json").read_text())
-    told = [p.note for p in heard if p.phase == "validate" and p.note]
-    assert choice["alarms"] == [note for note in told if "hacked" in note or "frozen" in note]
     assert [each["reward"] for each in choice["trials"]] == [t.verdict.reward for t in trials]
 
 

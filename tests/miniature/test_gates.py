@@ -71,14 +71,13 @@ def test_the_film_model() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not STUDENT.is_file(), reason="the four-step model ships as soon as it is trained")
 def test_the_four_step_model() -> None:
-    """As many films as in ``gates-student.json``, from the same noise: what it loses to its teacher was measured."""
+    """What it loses to its teacher was measured on more films; these few are from the same noise."""
     from starring.backbones.presets import load_backbone
     from starring.miniature.judges import load
 
     reached: dict[str, float] = json.loads(STUDENT.read_text())
-    assert set(gates.STUDENT_TARGETS) <= set(reached)
+    assert all(gates.passed(name, reached[name]) for name in gates.STUDENT_TARGETS)
     made = gates.motion_pictures(load_backbone("miniature-lcm"), *load(WEIGHTS / "judges"), count=12, steps=4)
     assert made["film_motion"] >= reached["student_motion"] - 0.25
     assert made["film_kind"] >= reached["student_kind"] - 0.15
@@ -98,7 +97,7 @@ def test_the_video_vae() -> None:
 @pytest.mark.slow
 def test_films_follow_edges() -> None:
     reached: dict[str, float] = json.loads((WEIGHTS / "gates-control.json").read_text())
-    assert set(gates.CONTROL_TARGETS) <= set(reached)
+    assert all(gates.passed(name, reached[name]) for name in gates.CONTROL_TARGETS)
     made = gates.measure_control(films=2, steps=8)
     assert made["control_overlap"] >= reached["control_overlap"] - 0.2
     assert made["control_overlap"] > made["overlap_without_control"] + 0.1

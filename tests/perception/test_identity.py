@@ -6,9 +6,11 @@ import colorsys
 from pathlib import Path
 
 import cv2
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -57,6 +59,27 @@ def test_a_checkpoint_is_read_by_its_shapes(prefix: str, tmp_path: Path) -> None
     assert torch.equal(encoder.images(x), torch.nn.functional.normalize(net(x * 2 - 1), dim=-1))
 
 
+def test_a_checkpoint_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def download(repo: str, file: str) -> str:
+        asked.append((repo, file))
+        if file != "faces/r100.pth":
+            raise LocalEntryNotFoundError("not there")
+        torch.save(tiny_iresnet().state_dict(), tmp_path / "r100.pth")
+        return str(tmp_path / "r100.pth")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(StarringError, match="accept_licence=true"):
+        load_identity("somebody/arcface/faces/r100.pth")
+    assert not asked, "nothing is fetched before its licence is accepted"
+    encoder = load_identity("somebody/arcface/faces/r100.pth", accept_licence=True)
+    assert asked == [("somebody/arcface", "faces/r100.pth")]
+    assert (encoder.side, encoder.name) == (32, "r100")
+    with pytest.raises(StarringError, match=r"The hub did not give 'somebody/arcface/r50\.pth'"):
+        load_identity("somebody/arcface/r50.pth", accept_licence=True)
+
+
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
     with pytest.raises(StarringError, match=r"no IResNet .* lacks fc\.weight"):
@@ -64,8 +87,9 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"conv1": Path("/")}, tmp_path / "code.pth")
     with pytest.raises(StarringError, match="refused"):
         load_identity(str(tmp_path / "code.pth"), accept_licence=True)
-    with pytest.raises(StarringError, match="no identity encoder 'nobody'"):
-        load_identity("nobody", accept_licence=True)
+    for accepted in (True, False):
+        with pytest.raises(StarringError, match="no identity encoder 'nobody'"):
+            load_identity("nobody", accept_licence=accepted)
     broken = tiny_iresnet().state_dict()
     broken["layer2.0.conv2.weight"] = torch.zeros(1, 1, 3, 3)
     with pytest.raises(StarringError, match="does not fit an IResNet"):
@@ -184,10 +208,16 @@ def test_faces_are_found_aligned_and_differentiable(tmp_path: Path) -> None:
     (gradient,) = torch.autograd.grad(eyes.encoder.images(crops).sum(), frames)
     assert not gradient[0].any()
     assert gradient[1, :, 16:24, 24:32].any()
-    # The detector's points are where the template says they should be, once they are moved.
+    # The detector's points, once moved, lie around the template's as no other shift would have them.
     points = torch.from_numpy(detector.points(frames[1].detach()))
-    moved = torch.einsum("ij,nj->ni", similarity(points, torch.tensor(POINTS))[0, :, :2], points[0])
+    matrix = similarity(points, torch.tensor(POINTS))[0]
+    moved = points[0] @ matrix[:, :2].T + matrix[:, 2]
+    assert (moved - torch.tensor(POINTS)).mean(0).tolist() == pytest.approx([0, 0], abs=1e-3)
     assert moved.std(0).tolist() == pytest.approx(torch.tensor(POINTS).std(0).tolist(), rel=0.3)
+    # A crop of another size is the same picture.
+    (place,) = eyes.finder.find(frames[1:2])[0]
+    large, small = (eyes.finder.cut(frames[1:2].detach(), [place], side) for side in (112, 56))
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(large, 2), small, atol=0.1, rtol=0)
 
 
 def test_photographs_without_a_face_or_with_several(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -84,6 +84,8 @@ class Learn(Machine):
     """Which frames of a clip are learned from: the first ones, or as many a second as a film has (film)."""
     segmenter: Word = None
     """Who cuts the masks: miniature, clipseg, grounded-sam, sam3, a hub id or folder; auto takes the best there is."""
+    face: Word = None
+    """Whose face it is where a photograph shows several: largest, or a number from 0, the largest first."""
     options: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
     """The method's own options; `starring methods NAME` lists them."""
     preview: Annotated[str | None, arg(metavar="PROMPT", aliases=["--validation-prompt"])] = None
@@ -102,6 +104,11 @@ class Learn(Machine):
     """Who scores those films: miniature, paper, or a folder that holds clip and dino."""
     judge_eyes: Annotated[tuple[str, ...], arg(metavar="[ROLE=FILE ...]")] = ()
     """Eyes that the judge takes besides, such as faces=YUNET.onnx+SFACE.onnx: another encoder than a reward's."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The method's own options."""
+        return pairs(self.options) | ({} if self.face is None else {"face": self.face})
 
     def run(self) -> None:
         """Learn, or go on learning."""
@@ -152,7 +159,7 @@ class Learn(Machine):
             show.remark(f"{self.method} is {state}.")
         given = self._material()
         motion = Motion.read(self.motion, self.motion_prompt) if self.motion is not None else None
-        options = pairs(self.options)
+        options = self.given
         backbone = self.load(usual=usual_backbone(self.method, bundled=True))
         small_world(backbone)
         train, data = ({key: getattr(self, key) for key in keys} for keys in (TRAIN, DATA))

@@ -137,7 +137,7 @@ class Films:
         for order in orders:
             shots.append(studio.shot(order, backbone, self._references))
             done += 1
-        found = verdict(shots, who(judge))
+        found = verdict(shots, who(judge, "" if identity is None else weights_of(identity)))
         return found if identity is None else replace(found, reward=rewarded(shots[::2], identity))
 
     def _scorer(self, run: Run, backbone: Backbone) -> Judge:
@@ -171,8 +171,12 @@ def usual_prompts(run: Run, class_word: str) -> list[str]:
     return [found[i * len(found) // PROMPTS] for i in range(PROMPTS)]
 
 
-def who(judge: Judge) -> str:
+def who(judge: Judge, taught: str = "") -> str:
     """The judge's score that best tells who it is: an identity encoder's, faces, or else DINO-I, or CLIP-I.
+
+    Args:
+        judge: who scores.
+        taught: fingerprint of weights that gave a reward (:func:`weights_of`); they do not judge what they taught.
 
     Raises:
         StarringError: if it has none.
@@ -180,9 +184,17 @@ def who(judge: Judge) -> str:
     eyes = judge.eyes
     seeing = {"identity": eyes.identity, "face": eyes.faces, "dino_i": eyes.dino, "clip_i": eyes.clip}
     for key, those in seeing.items():
-        if those is not None and key in judge.preset.metrics:
+        if those is not None and key in judge.preset.metrics and not (taught and taught in those.protocol):
             return key
-    raise StarringError("Checkpoints are chosen by identity, among others. Name a judge that has DINO by --judge.")
+    raise StarringError(
+        "Checkpoints are chosen by identity, among others, as another network than the reward's sees it. Name a judge"
+        " that has DINO by --judge."
+    )
+
+
+def weights_of(identity: Identity) -> str:
+    """The fingerprint of the weights that reward, as it stands in every protocol of who looks through them."""
+    return identity.eyes.encoder.id.rpartition("@")[2]
 
 
 def rewarded(shots: Sequence[Shot], identity: Identity) -> float:

@@ -112,6 +112,8 @@ def learn(
         see = cache(partial(seer_of, recipe, backbone))  # an image encoder takes gigabytes, and may not be needed
         if motion is not None and run is None:
             start |= {"image": shown(subject, recipe, see())}
+        # Told before there is a run, which keeps the photographs that it was begun with.
+        identity = identity_of(subject, backbone, recipe, eyes, segmenter, tell)
         cut = cutter(segmenter, eye)
         run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, cut, backbone, accelerator, start)
         method.load_state_dict(run.load_start(), strict=False)
@@ -125,7 +127,6 @@ def learn(
                 bank = encoded(run, pairs, backbone, recipe, accelerator, hear)
             else:
                 bank = prepared(run, subject, backbone, recipe, eye, accelerator, hear)
-            identity = identity_of(subject, backbone, recipe, eyes, segmenter, tell)
             clips = clips_of(run, motion, backbone, recipe, see, accelerator, hear)
             see.cache_clear()
             prior = class_images(run, subject, backbone, recipe, accelerator, hear)

@@ -210,6 +210,8 @@ def load_identity(name: str = "miniature", *, accept_licence: bool = False) -> I
         )
     file = Path(source) / "model.safetensors" if name in ENCODERS else Path(source).expanduser()
     if name not in ENCODERS:
+        if not file.is_file():
+            _on_hub(source)
         if not accept_licence:
             raise StarringError(
                 f"{file.name} may be for non-commercial research only, as all that InsightFace publishes for"
@@ -289,8 +291,8 @@ def _choice(which: str, count: int, name: str) -> int:
         return 0
     if not which:
         raise StarringError(
-            f"{name} shows {count} faces. Say whose it is: --options face=largest, or a number from 0, the"
-            " largest first."
+            f"{name} shows {count} faces. Say whose it is: --face largest, or --face with a number from 0, the largest"
+            " first."
         )
     if not which.isdecimal() or int(which) >= count:
         raise StarringError(f"face is '{which}', but {name} shows {count} faces: largest, or 0 to {count - 1}.")
@@ -311,11 +313,12 @@ def _tensors(file: Path) -> Mapping[str, Tensor]:
     return {str(k): v for k, v in cast("dict[Any, Any]", content).items() if isinstance(v, Tensor)}
 
 
-def _fetched(source: str) -> Path:
-    """One file of a repository on the hub, ``owner/name/file``."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _on_hub(source: str) -> tuple[str, str]:
+    """A repository and a file of it, from ``owner/name/file``.
 
+    Raises:
+        StarringError: if it is neither that nor anything else that is known.
+    """
     owner, _, rest = source.partition("/")
     name, _, file = rest.partition("/")
     if not (owner and name and file) or source.startswith((".", "~")):
@@ -323,8 +326,16 @@ def _fetched(source: str) -> Path:
             f"There is no identity encoder '{source}'. Known: {', '.join(ENCODERS)}. Give a checkpoint of an IResNet"
             " (.pt, .pth, .safetensors), or one on the hub as owner/name/file.pth."
         )
+    return f"{owner}/{name}", file
+
+
+def _fetched(source: str) -> Path:
+    """One file of a repository on the hub, ``owner/name/file``."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
-        return Path(hf_hub_download(f"{owner}/{name}", file))
+        return Path(hf_hub_download(*_on_hub(source)))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise StarringError(
             f"The hub did not give '{source}' ({type(error).__name__}). Check it, or give a path."
