@@ -53,7 +53,7 @@ def test_replaying_asks_about_every_latent_and_moves_none() -> None:
         return torch.zeros_like(x)
 
     scheduler: DDIMScheduler = linear_ddim()
-    steps = list(replayed(predict, scheduler, latents, guidance=3.0))
+    steps = list(replayed(predict, scheduler, latents, len(latents), guidance=3.0))
     assert all(torch.equal(a, b) for a, b in zip(asked, latents, strict=True))
     assert [s.index for s in steps] == [0, 1, 2, 3]
     assert torch.equal(steps[1].x, latents[2])

@@ -241,34 +241,6 @@ def test_film_and_image_are_both_handed_on(tiny: Backbone) -> None:
     assert torch.isfinite(alone.film).all()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"reference": "shared"}, {"features": "enlarged"}, {"features": "two"}, {"softness": 0.05}, {"words": "class"}],
-    ids=str,
-)
-def test_other_readings_make_other_films(options: dict[str, Any], tiny: Backbone) -> None:
-    film, usual = (made(tiny, **own).generate(tiny, wanted(tiny)) for own in (options, {}))
-    assert torch.isfinite(film).all()
-    assert not torch.equal(film, usual)
-
-
-def test_a_clip_is_joined_at_its_step(tiny: Backbone) -> None:
-    method, clip = made(tiny), noise(3, 1, 4, 4, 8, 8)
-    assert torch.equal(method.generate(tiny, wanted(tiny, init=clip, strength=0.0)), clip)
-    told: list[tuple[int, int]] = []
-    film = method.generate(tiny, wanted(tiny, init=clip, strength=0.6, on_step=lambda *step: told.append(step)))
-    assert told == [(2, 3), (3, 3)]
-    off = made(tiny, structure=False, texture=False)
-    assert not torch.equal(film, off.generate(tiny, wanted(tiny, init=clip, strength=0.6)))
-
-
-def test_a_photograph_can_be_the_reference(tiny: Backbone) -> None:
-    method, photograph = made(tiny), noise(4, 1, 4, 1, 8, 8)
-    both = method.bridged(tiny, wanted(tiny, reference=photograph))
-    assert both.reference.shape == photograph.shape
-    assert not torch.equal(both.film, method.generate(tiny, wanted(tiny)))
-
-
 @pytest.mark.slow
 def test_the_noise_prior_goes_with_it(tiny: Backbone) -> None:
     correlated, usual = made(tiny, correlation=0.5), made(tiny)

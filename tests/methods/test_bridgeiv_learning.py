@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.config import Data, Recipe, from_json
+from starring.data.augment import seeded
 from starring.data.latents import LatentBank
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.learn import Progress, learn, resume
 from starring.methods import build, recipe
-from starring.methods.base import Batch
+from starring.methods.base import Batch, Plain, PlainConfig, Request
 from starring.methods.bridgeiv import TEMPLATES, BridgeIV, BridgeIVConfig
 from tests.methods.test_bridgeiv import made, noise
 from tests.test_recipes import subject as ellipses
@@ -75,8 +77,22 @@ def test_words_start_from_the_class_word(tiny: Backbone) -> None:
         for word in ("dog", "zebra", "")
     }
     assert torch.equal(rows["dog"], table[[dog, dog]])
-    assert torch.equal(rows["zebra"], table[pieces[:2]])
+    first, second = torch.tensor(pieces).tensor_split(2)
+    torch.testing.assert_close(rows["zebra"], torch.stack([table[first].mean(0), table[second].mean(0)]))
     torch.testing.assert_close(rows[""], table.mean(0).expand(2, -1))
+    # One word for several pieces, such as those of "stuffed animal", is the mean of all.
+    one = build("bridgeiv", tiny, {"class_word": "zebra", "vectors": 1}).get_parameter("rows")
+    torch.testing.assert_close(one, table[pieces].mean(0, keepdim=True))
+    assert len(pieces) > 1
+
+
+def test_every_projection_of_attention_gets_a_change_but_those_of_motion(tiny: Backbone) -> None:
+    names = {
+        name for name, module in tiny.denoiser.named_modules()
+        if isinstance(module, torch.nn.Linear) and "motion_modules" not in name
+        and any(f".attn{i}." in name for i in (1, 2))
+    }  # fmt: skip
+    assert {key.replace("/", ".").replace(".to_out", ".to_out.0") for key in made(tiny).change} == names
 
 
 def test_the_papers_option_trains_the_image_model_and_no_motion(own_tiny: Backbone) -> None:
@@ -123,14 +139,31 @@ def small() -> Recipe:
 @pytest.mark.slow
 def test_stages_class_pictures_and_resuming(tiny: Backbone, tmp_path: Path) -> None:
     """One loop goes through both stages; stopped in the second, it goes on to the same bits."""
-    heard: list[Progress] = []
-    run = learn("bridgeiv", ellipses(), tiny, small(), tmp_path / "a", on_progress=heard.append)
+    heard, bank = list[Progress](), dict[str, Tensor]()
+
+    def hear(progress: Progress) -> None:
+        heard.append(progress)
+        if progress.phase == "class" and progress.run is not None:
+            bank.update(load_file(progress.run / "cache" / "class.safetensors"))
+
+    run = learn("bridgeiv", ellipses(), tiny, small(), tmp_path / "a", on_progress=hear)
     learned = [p for p in heard if p.phase == "learn"]
     assert [p.stage for p in learned] == ["tokens"] * 3 + ["dreambooth"] * 3
     assert ["prior" in p.parts for p in learned] == [False] * 3 + [True] * 3
     made_pictures = [p for p in heard if p.phase == "class"]
     assert made_pictures[0].total == 6  # no more than the stage can use
     assert (run.previews / "class.png").is_file()
+    # They are stills of the class, by the model as it came.
+    seeds = [torch.randn(1, 4, 1, 8, 8, generator=seeded(0, "class", i)) for i in range(2)]
+    plain = Plain(tiny, PlainConfig())
+    for i, start in enumerate(seeds):
+        asked = Request(
+            prompt="photo of a dog", sample=replace(tiny.sample, frames=1, height=32, width=32), noise=start,
+            negative=tiny.sample.negative,
+        )  # fmt: skip
+        with tiny.still():
+            slow = plain.generate(tiny, asked)
+        torch.testing.assert_close(bank["mean"][i], slow[0], atol=1e-4, rtol=1e-4)
 
     def stop_at(step: int) -> Callable[[Progress], None]:
         return lambda p: os.kill(os.getpid(), signal.SIGINT) if p.phase == "learn" and p.step == step else None

@@ -39,7 +39,7 @@ def inverted(predict: Predict, scheduler: Any, x0: Tensor, steps: int) -> list[T
 
 
 def replayed(
-    predict: Predict, scheduler: Any, latents: list[Tensor], guidance: float = 1.0
+    predict: Predict, scheduler: Any, latents: list[Tensor], steps: int, guidance: float = 1.0
 ) -> Generator[Step, Tensor | None, None]:
     """A trajectory through given latents: the denoiser is asked about each of them, and moves none.
 
@@ -47,12 +47,13 @@ def replayed(
         predict: the denoiser with its prompts.
         scheduler: a fresh diffusers scheduler.
         latents: one for each timestep of the schedule, from :func:`inverted`.
+        steps: length of the schedule; some schedulers list more timesteps.
         guidance: as in :func:`starring.diffusion.sampling.trajectory`.
 
     Yields:
         A :class:`Step` for each timestep, whose ``x`` are the next latents, at last the clean ones that are implied.
     """
-    scheduler.set_timesteps(len(latents), device=latents[0].device)
+    scheduler.set_timesteps(steps, device=latents[0].device)
     parametrization = Parametrization.of(scheduler)
     for index, (t, x) in enumerate(zip(scheduler.timesteps, latents, strict=True)):
         x0 = parametrization.x0(x, guided(predict, x, t, guidance), t)

@@ -163,6 +163,18 @@ def first_step(strength: float, steps: int) -> int:
     return steps - math.ceil(round(strength * steps, 6))
 
 
+def begins(scheduler: Any, steps: int, start: int) -> int:
+    """The :attr:`Step.index` of the first step of a trajectory that leaves ``start`` of ``steps`` out.
+
+    Args:
+        scheduler: a fresh diffusers scheduler; its state is used up.
+        steps: length of the whole schedule.
+        start: how many steps at the noisy end are left out.
+    """
+    scheduler.set_timesteps(steps)
+    return _place(scheduler, start, steps)
+
+
 def guided(predict: Predict, x: Tensor, t: Tensor, guidance: float) -> Tensor:
     """One prediction, by classifier-free guidance unless the scale is 1; both halves go through in one batch."""
     if guidance == 1.0:

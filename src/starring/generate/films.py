@@ -26,6 +26,7 @@ from starring.data.video import to_uint8, write_video
 from starring.errors import StarringError
 from starring.generate.control import Guide, following
 from starring.methods.base import PLACEHOLDER, Method, Request
+from starring.reward import Rewarded
 from starring.run import libraries
 
 VERSION = 2
@@ -167,11 +168,19 @@ def described(shared: Shooting, prompt: str, seed: int, frames: NDArray[np.uint8
         "photograph": shared.photograph,
         "beside": shared.beside,
         "control": shared.guide.facts if shared.guide else None,
+        "rewards": history(shared.method),
         "machine": machine(backbone.device),
         "versions": versions(),
         "digital_source_type": "trainedAlgorithmicMedia",  # IPTC's word for what a machine made
         "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
     }
+
+
+def history(method: Method) -> dict[str, Any] | None:
+    """How the last film's rewards rose, ``[latent, pixel]`` before the first iteration and after each of them."""
+    if not isinstance(method, Rewarded) or method.result is None:
+        return None
+    return {"history": [[each.latent, each.pixel] for each in method.result.history], "told": method.result.told}
 
 
 def written(made: Film, folder: Path, stem: str | None = None) -> Film:

@@ -24,7 +24,7 @@ from starring.backbones.base import Backbone, Text
 from starring.config import Data, Recipe, Reward, Sample, Stage, Train
 from starring.diffusion.inversion import inverted, replayed
 from starring.diffusion.noise import white
-from starring.diffusion.sampling import Step, first_step, trajectory
+from starring.diffusion.sampling import Step, begins, first_step, trajectory
 from starring.errors import StarringError, unknown
 from starring.layers.attach import branch, lend
 from starring.layers.branches import LowRank
@@ -156,7 +156,7 @@ class Bridged:
     film: Tensor
     """Clean latents, ``1 c f h w``."""
     reference: Tensor
-    """Clean latents of the reference image, ``1 c 1 h w``."""
+    """Clean latents of the reference image, ``1 c 1 h w``; of a photograph, its own."""
 
 
 class BridgeIV(Worded):
@@ -274,16 +274,16 @@ class BridgeIV(Worded):
             frames = trajectory(
                 film, backbone.scheduler(), noise, s.steps, s.guidance, start, init, request.generator
             )  # fmt: skip
-            x, image = noise if init is None else init, None
+            x, image, first = noise if init is None else init, None, begins(backbone.scheduler(), s.steps, start)
             for image in self._image(backbone, request, stpm, text, noise):
-                if image.index < start * image.total // s.steps:
+                if image.index < first:
                     continue
                 stpm.step = image.index
                 x = next(frames).x
                 if request.on_step is not None:
                     request.on_step(image.index + 1, image.total)
             assert image is not None
-            return Bridged(film=x, reference=image.x)
+            return Bridged(film=x, reference=image.x if request.reference is None else request.reference.to(x))
 
     def propagation(self, backbone: Backbone, text: Text, size: tuple[int, int, int], request: Request) -> Propagation:
         """What ties film and image together, for a film of so many frames, height and width in latents.
@@ -320,7 +320,7 @@ class BridgeIV(Worded):
         if request.reference is not None:
             photograph = request.reference.to(noise)
             latents = inverted(alone, backbone.scheduler(), photograph, sample.steps)
-            return replayed(image, backbone.scheduler(), latents, sample.guidance)
+            return replayed(image, backbone.scheduler(), latents, sample.steps, sample.guidance)
         own = aside(request.generator)
         begin = noise[:, :, :1] if self.config.reference == "shared" else white(noise[:, :, :1].shape, own).to(noise)
         return trajectory(image, backbone.scheduler(), begin, sample.steps, sample.guidance, generator=own)

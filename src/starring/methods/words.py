@@ -56,6 +56,8 @@ class Worded(Method):
 def class_rows(backbone: Backbone, class_word: str, vectors: int) -> Tensor:
     """The words' first embeddings, ``n d``: the pieces of the class word in turn, or without one the average word.
 
+    Where there are more pieces than words, each word starts from the mean of its part of them.
+
     Raises:
         StarringError: if the class word has no token.
     """
@@ -66,7 +68,10 @@ def class_rows(backbone: Backbone, class_word: str, vectors: int) -> Tensor:
     ids = list(backbone.tokenizer(class_word, add_special_tokens=False).input_ids)
     if not ids:
         raise StarringError(f"The class word '{class_word}' has no token in {backbone.name}'s vocabulary.")
-    return torch.stack([vocabulary_row(backbone, ids[i % len(ids)]) for i in range(vectors)])
+    pieces = torch.stack([vocabulary_row(backbone, each) for each in ids])
+    if len(ids) > vectors:
+        return torch.stack([part.mean(0) for part in pieces.tensor_split(vectors)])
+    return pieces[torch.arange(vectors) % len(ids)]
 
 
 def timesteps(batch: Batch, count: int) -> Tensor:
