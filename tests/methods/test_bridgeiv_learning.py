@@ -154,7 +154,7 @@ def test_stages_class_pictures_and_resuming(tiny: Backbone, tmp_path: Path) -> N
     assert made_pictures[0].total == 6  # no more than the stage can use
     assert (run.previews / "class.png").is_file()
     # They are stills of the class, by the model as it came.
-    seeds = [torch.randn(1, 4, 1, 8, 8, generator=seeded(0, "class", i)) for i in range(2)]
+    seeds = [torch.randn(1, 4, 1, 8, 8, generator=seeded(42, "class", i)) for i in range(2)]
     plain = Plain(tiny, PlainConfig())
     for i, start in enumerate(seeds):
         asked = Request(
