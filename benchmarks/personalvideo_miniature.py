@@ -243,7 +243,7 @@ def main(
         development: take the subjects that settings may be chosen on, not the held-out ones.
         out: where everything goes.
     """
-    protocol = Protocol(name="personalvideo-miniature", source="PersonalVideo, section 4.1, in small", metrics=SCORES)
+    protocol = Protocol(name="personalvideo-miniature", source="PersonalVideo, section 5.3, in small", metrics=SCORES)
     judge = load_judge("miniature", protocol=protocol, eyes={"identity": "miniature-score", "segmenter": "miniature"})
     crew = Crew(backbone=load_backbone("miniature"), judge=judge, steps=steps, seeds=seeds)
     state = f"{fingerprint(crew.backbone)} {to_json({k: v.recipe for k, v in ways().items()})}"

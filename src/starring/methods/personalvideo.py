@@ -7,7 +7,7 @@ steps from pure noise, one frame of it is decoded, and a face or identity encode
 (section 4.1). As the adapter is closed during the first three steps, no gradient passes through them.
 
 Legend: ``b`` batch, ``c`` channel, ``f`` frame, ``h w`` latent size, ``H W`` pixels, ``d`` width of an identity vector.
-``P1`` to ``P9`` number the places where the paper can be read in two ways; docs/methods/personalvideo.md has the list.
+``P1`` to ``P10`` number the places where the paper can be read in two ways; docs/methods/personalvideo.md has the list.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def reference_faces(photographs: Sequence[Tensor]) -> Tensor:
 def face_similarity(frames: Sequence[Tensor], person: Tensor, policy: FacePolicy | None = None) -> float | None:
     """Face similarity of one film: the mean, over its frames, of a face's mean cosine with the photographs' faces.
 
-    PersonalVideo (arXiv 2411.17048, section 4.1) scores with another network than it trains with; ConsisID (arXiv
+    PersonalVideo (arXiv 2411.17048, section 5.3) scores with another network than it trains with; ConsisID (arXiv
     2411.17440) leaves frames without a face out. Always read it beside :func:`face_rate`.
 
     Args:

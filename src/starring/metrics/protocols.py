@@ -66,7 +66,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             unsaid="Sizes of the networks are not named. CLIP ViT-B/32 and DINO ViT-S/16 as in DreamVideo's script.",
         ),
         Protocol(
-            name="personalvideo", source="PersonalVideo, arXiv 2411.17048, section 4.1", suite="personalvideo",
+            name="personalvideo", source="PersonalVideo, arXiv 2411.17048, section 5.3", suite="personalvideo",
             metrics=(
                 "face", "other_face", "face_rate", "dynamic", "motion_top", "consistency_clip", "clip_t", "clip_i",
             ),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from starring.errors import StarringError
 
 R100 = (3, 13, 30, 3)
-"""Blocks of IResNet-100, which PersonalVideo trains with (arXiv 2411.17048, section 4.1)."""
+"""Blocks of IResNet-100, which PersonalVideo trains with (arXiv 2411.17048, section 5.1)."""
 WIDTHS = (64, 128, 256, 512)
 """Channels of the published networks."""
 
