@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from starring.backbones.animatediff import AnimateDiff, linear_ddim
 from starring.backbones.base import Backbone
 from starring.cli.learning import Learn
 from starring.config import Recipe
@@ -21,9 +22,9 @@ from starring.learn.identity import identity_of
 from starring.perception.faces import YuNet
 from starring.perception.identity import AlignedFaces, IdentityEyes
 from tests.perception.test_identity import faces
-from tests.perception.tiny_identity import tiny_iresnet
+from tests.perception.tiny_identity import tiny_identity_eyes, tiny_iresnet
 from tests.refine.tiny_yunet import tiny_yunet
-from tests.test_recipes import Ellipse, shrunk
+from tests.test_recipes import Ellipse, shrunk, subject
 
 
 def people(folder: Path, *pictures: Tensor) -> Subject:
@@ -120,3 +121,24 @@ def test_somebody_else_among_them_is_named(tiny: Backbone, tmp_path: Path) -> No
     assert told(people(tmp_path / "one", *pictures)) == []
     assert told(people(tmp_path / "two", *pictures[:2], other, *pictures[2:])) == ["2.png"]
     assert told(people(tmp_path / "few", *pictures[:2], other)) == []
+
+
+def test_films_of_too_few_steps_are_told(tiny: Backbone, tmp_path: Path) -> None:
+    """A reward looks at films of four steps, which a model made for 25 cannot draw."""
+    assert isinstance(tiny, AnimateDiff)
+    backbone = AnimateDiff(
+        denoiser=tiny.denoiser, vae=tiny.vae, text_encoder=tiny.text_encoder, tokenizer=tiny.tokenizer,
+        scheduler=linear_ddim(), sample=replace(tiny.sample, steps=25),
+    )  # fmt: skip
+
+    def told(chosen: Recipe, on: Backbone) -> str:
+        heard: list[str] = []
+        identity_of(subject(), on, chosen, tiny_identity_eyes(), None, lambda p: heard.append(p.note))
+        return "".join(heard)
+
+    small = asked({}, tmp_path, tiny.sample.frames)
+    assert "films of 4 steps by" in told(small, backbone)
+    assert not told(small, tiny)
+    assert not told(replace(small, options={**small.options, "steps": 13}), backbone)
+    words, adapter = small.stages
+    assert not told(replace(small, stages=(words, replace(adapter, backbone="animatelcm"))), backbone)

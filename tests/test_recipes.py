@@ -20,7 +20,7 @@ from starring.data.pairs import Pairs
 from starring.data.subject import Subject
 from starring.generate import generate
 from starring.learn import learn
-from starring.methods import METHODS, recipe, recipes
+from starring.methods import METHODS, recipe, recipe_for, recipes
 from tests.families import family_of
 from tests.moving import IMAGE_WIDTH, clips
 from tests.pairing import cutout, pairs
@@ -93,6 +93,17 @@ def test_every_recipe_learns_and_films(name: str, backbones: dict[str, Backbone]
     (film,) = generate(run, "a <*> dog on the beach", backbone=tiny, **shown)
     assert film.frames.shape[0] == tiny.sample.frames
     assert film.facts["sample"] == to_json(run.record.recipe.sample)
+
+
+def test_a_backbone_without_a_recipe_gets_one_for_its_kind_of_world(tiny: Backbone) -> None:
+    own = recipe("personalvideo-miniature")
+    student = recipe_for("personalvideo", load_backbone("miniature-lcm"))
+    assert student.options == own.options
+    assert [stage.backbone for stage in student.stages] == ["", ""]
+    assert student.sample is not None
+    assert student.sample.steps == 4
+    assert recipe_for("personalvideo", tiny).options == recipe("personalvideo").options
+    assert recipe_for("personalvideo", load_backbone("miniature")) == own
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -41,6 +41,7 @@ def identity_of(
     """
     if not any(stage.rewarded for stage in recipe.stages):
         return None
+    _warn(recipe, backbone, tell)
     eyes = eyes or _eyes(subject, backbone, recipe.options, segmenter)
     pictures = [as_tensor(image)[0].to(backbone.device) for image in subject.images]
     names = [path.name for path in subject.paths]
@@ -52,6 +53,18 @@ def identity_of(
         complaint = Complaint(path=subject.paths[i], kind="outlier", message=message, advice=advice)
         tell(Progress(phase="check", complaint=complaint))
     return identity
+
+
+def _warn(recipe: Recipe, backbone: Backbone, tell: OnProgress) -> None:
+    """Tell where films that are learned from have far fewer steps than the network needs."""
+    own, few = any(stage.rewarded and not stage.backbone for stage in recipe.stages), recipe.options.get("steps", 4)
+    if own and isinstance(few, int) and 2 * few < backbone.sample.steps:
+        note = (
+            f"The reward looks at films of {few} steps by {backbone.name}, which is made for {backbone.sample.steps}:"
+            " they will be blurred. A model of few steps (animatelcm, miniature-lcm) belongs there: name it as the"
+            " stage's backbone in a recipe, or learn with more by --options steps=N."
+        )
+        tell(Progress(phase="check", note=note))
 
 
 def written_out(options: Mapping[str, Any], fields: set[str], class_word: str) -> dict[str, Any]:

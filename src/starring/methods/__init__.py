@@ -100,13 +100,17 @@ def usual_backbone(method: str, bundled: bool) -> str:
 
 
 def recipe_for(name: str, backbone: Backbone) -> Recipe:
-    """The method's recipe that was made for this backbone, or else its first one, fitted.
+    """The method's recipe that was made for this backbone, or else the first one for its kind of world, fitted.
 
     Raises:
         StarringError: for an unknown method, with the nearest name.
     """
     own = list(find(name).recipes.values())
-    return next((each for each in own if each.backbone == backbone.name), fitted(own[0], backbone))
+    if exact := [each for each in own if each.backbone == backbone.name]:
+        return exact[0]
+    small = backbone.name.startswith(OWN_WORLD)
+    alike = [each for each in own if each.backbone.startswith(OWN_WORLD) == small]
+    return fitted((alike or own)[0], backbone)
 
 
 __all__ = [
