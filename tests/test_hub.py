@@ -10,9 +10,12 @@ from huggingface_hub import constants
 
 from starring.backbones.presets import load_backbone
 from starring.errors import StarringError
-from starring.hub import fetched
+from starring.hub import fetched, file_of
+from starring.perception.faces import load_faces
 from starring.perception.segment import load_segmenter
 from tests.perception.tiny_eyes import tiny_segmenter
+from tests.perception.tiny_sface import tiny_sface
+from tests.refine.tiny_yunet import tiny_yunet
 
 
 @pytest.fixture
@@ -37,6 +40,28 @@ def test_what_was_downloaded_before_is_found(cache: Path) -> None:
     folder = tiny_segmenter(cached(cache, "owner", "small"))
     assert fetched("owner/small") == folder
     assert "owner/small@" in load_segmenter("owner/small").id
+
+
+def test_faces_are_found_by_what_opencv_publishes(cache: Path) -> None:
+    tiny_yunet(cached(cache, "opencv", "face_detection_yunet") / "face_detection_yunet_2023mar.onnx")
+    tiny_sface(cached(cache, "opencv", "face_recognition_sface") / "face_recognition_sface_2021dec.onnx")
+    eyes = load_faces("yunet+sface")
+    assert "yunet:face_detection_yunet_2023mar@" in eyes.protocol
+    assert "sface:face_recognition_sface_2021dec@" in eyes.protocol
+    with pytest.raises(StarringError, match=r"'owner/small/r100\.onnx' is not on this disk"):
+        load_faces("yunet+arcface=owner/small/r100.onnx")
+    with pytest.raises(StarringError, match=r"no face encoder .*sface, which OpenCV publishes"):
+        load_faces("yunet+mine.onnx")
+
+
+def test_a_file_of_a_repository(cache: Path) -> None:
+    folder = cached(cache, "owner", "small") / "deep"
+    folder.mkdir()
+    (folder / "r100.pth").write_bytes(b"weights")
+    assert file_of("owner/small/deep/r100.pth").read_bytes() == b"weights"
+    for name in ("owner/small", "../small/r100.pth"):
+        with pytest.raises(StarringError, match="owner/name/file"):
+            file_of(name)
 
 
 @pytest.mark.slow

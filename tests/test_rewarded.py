@@ -18,6 +18,7 @@ from starring.config import Recipe
 from starring.errors import StarringError
 from starring.evaluate import Films, Plan
 from starring.evaluate.validation import rewarded, weights_of, who
+from starring.evaluate.wishes import other_eyes
 from starring.learn import learn, loop, resume, voids
 from starring.learn.choice import Trial, Verdict, alarms, trials_of
 from starring.methods import recipe
@@ -201,6 +202,27 @@ def test_no_network_judges_what_it_taught(tmp_path: Path) -> None:
     assert who(knowing) == "face"
     with pytest.raises(StarringError, match="another network than the reward's"):
         who(knowing, taught(judge.dino))
+
+
+@pytest.mark.parametrize(
+    ("name", "eyes", "judge", "others"),
+    [
+        ("personalvideo", "yunet+r100.pth", "paper", {"faces": "yunet+sface"}),
+        ("personalvideo", "dino", "paper", {}),
+        ("personalvideo-miniature", "", "miniature", {"identity": "miniature-score", "segmenter": "miniature"}),
+        ("vcd", "", "paper", {}),
+    ],
+)
+def test_whoever_judges_a_rewarded_run_is_somebody_else(
+    name: str, eyes: str, judge: str, others: dict[str, str]
+) -> None:
+    whole = recipe(name)
+    run: Any = SimpleNamespace(
+        record=SimpleNamespace(
+            recipe=replace(whole, options={**whole.options, "eyes": eyes} if eyes else whole.options)
+        )
+    )
+    assert other_eyes(run, judge) == others
 
 
 @pytest.mark.slow

@@ -143,7 +143,8 @@ def test_squares_repeat_the_border() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "match"), [("yunet.onnx", "two model files"), ("a.onnx+b.onnx", "no face encoder"), ("+", "two model")]
+    ("name", "match"),
+    [("yunet.onnx", "two files of your own"), ("a.onnx+b.onnx", "no face encoder"), ("+", "two")],
 )
 def test_what_names_no_face_eyes(name: str, match: str) -> None:
     with pytest.raises(StarringError, match=match):

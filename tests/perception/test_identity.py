@@ -76,7 +76,7 @@ def test_a_checkpoint_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.Mon
     encoder = load_identity("somebody/arcface/faces/r100.pth", accept_licence=True)
     assert asked == [("somebody/arcface", "faces/r100.pth")]
     assert (encoder.side, encoder.name) == (32, "r100")
-    with pytest.raises(StarringError, match=r"The hub did not give 'somebody/arcface/r50\.pth'"):
+    with pytest.raises(StarringError, match=r"'somebody/arcface/r50\.pth' is not on this disk"):
         load_identity("somebody/arcface/r50.pth", accept_licence=True)
 
 

@@ -48,7 +48,7 @@ class Evaluate(Machine):
     protocol: Word = None
     """How a paper measures: bridgeiv, vcd, personalvideo, customvideox, dualreal or vbench; by default every score."""
     eyes: Annotated[tuple[str, ...], arg(metavar="ROLE=FILE")] = ()
-    """What you bring besides, such as aesthetic=HEAD.pth faces=YUNET.onnx+SFACE.onnx flow=RAFT.pth films=I3D.pt."""
+    """What you bring besides, such as aesthetic=HEAD.pth faces=yunet+sface flow=RAFT.pth films=I3D.pt."""
     real: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Real films (mp4) for the Fréchet video distance, which needs --eyes films=I3D.pt."""
     steps: Annotated[int | None, arg(metavar="INT", aliases=["--num-inference-steps"])] = None

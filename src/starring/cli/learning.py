@@ -103,7 +103,7 @@ class Learn(Machine):
     judge: Word = None
     """Who scores those films: miniature, paper, or a folder that holds clip and dino."""
     judge_eyes: Annotated[tuple[str, ...], arg(metavar="[ROLE=FILE ...]")] = ()
-    """Eyes that the judge takes besides, such as faces=YUNET.onnx+SFACE.onnx: another encoder than a reward's."""
+    """Eyes that the judge takes besides, such as faces=yunet+sface: another encoder than a reward's."""
 
     @property
     def given(self) -> dict[str, Any]:

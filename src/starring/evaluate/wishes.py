@@ -170,6 +170,12 @@ def find_judge(
 
 
 def other_eyes(run: Run, judge: str) -> dict[str, str]:
-    """Who knows the subject without having taught it: of a run rewarded by one bundled encoder, the other one."""
-    taught = any(stage.rewarded for stage in run.record.recipe.stages)
-    return {"identity": "miniature-score", "segmenter": "miniature"} if taught and judge == "miniature" else {}
+    """Who knows the subject without having taught it, of a run that was rewarded.
+
+    In the bundled world that is the other of its two encoders; for faces OpenCV's YuNet and SFace.
+    """
+    if not any(stage.rewarded for stage in run.record.recipe.stages):
+        return {}
+    if judge == "miniature":
+        return {"identity": "miniature-score", "segmenter": "miniature"}
+    return {"faces": "yunet+sface"} if "+" in str(run.record.recipe.options.get("eyes", "")) else {}

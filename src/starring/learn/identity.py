@@ -116,7 +116,7 @@ def _eyes(
     if not name:
         raise StarringError(
             "A reward needs eyes that know the subject. For people give YuNet and an IResNet by path: --options"
-            " eyes=YUNET.onnx+r100.pth; for anything else: --options eyes=dino"
+            " eyes=yunet+r100.pth; for anything else: --options eyes=dino"
         )
     if "+" not in name:
         segmenter = cast("Segmenter", suiting(segmenter, backbone.name, backbone.device))

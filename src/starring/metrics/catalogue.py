@@ -21,8 +21,8 @@ ROLES: Mapping[str, str] = {
     "flow": "an optical flow: dis, which needs nothing, or the path of RAFT weights (raft-things.pth)",
     "interpolator": "a frame interpolator: flow, which needs nothing, or the path of a TorchScript network",
     "aesthetic": "LAION's linear head on CLIP ViT-L/14 by path: aesthetic=sa_0_4_vit_l_14_linear.pth",
-    "faces": "face models by path, which nobody bundles: faces=YUNET.onnx+SFACE.onnx from OpenCV's model zoo",
-    "other_faces": "a second, independent face encoder by path: other_faces=YUNET.onnx+arcface=ENCODER.onnx",
+    "faces": "face models, which nobody bundles: faces=yunet+sface fetches what OpenCV publishes",
+    "other_faces": "a second, independent face encoder by path: other_faces=yunet+arcface=ENCODER.onnx",
     "identity": "an identity encoder: identity=miniature-score or a folder with a ConvNeXt, and segmenter=NAME",
     "segmenter": "a text-prompted segmenter (segmenter=clipseg, sam3, grounded-sam or a folder) and the class word",
 }

@@ -112,7 +112,7 @@ def _brought(
         if given["identity"] not in ENCODERS and not Path(given["identity"]).is_dir():
             raise StarringError(
                 f"identity={given['identity']}: give {' or '.join(ENCODERS)}, or a folder with a ConvNeXt. For faces of"
-                " people bring faces=YUNET.onnx+SFACE.onnx."
+                " people bring faces=yunet+sface."
             )
         encoder = load_identity(given["identity"])
         eyes = replace(eyes, identity=encoder.to(device) if device is not None else encoder)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from starring.errors import StarringError
+from starring.hub import file_of
 from starring.perception.encoders import PictureEncoder
 from starring.perception.scripted import file_digest
 from starring.perception.segment import Segmenter
@@ -62,6 +63,13 @@ class Recognizer(Protocol):
     def encode(self, picture: Bytes, row: NDArray[np.float32]) -> NDArray[np.float32]:
         """A face in ``picture`` (``H W 3``, blue first) by YuNet's row of 15 numbers, to a vector ``d``."""
         ...
+
+
+MODELS = {
+    "yunet": "opencv/face_detection_yunet/face_detection_yunet_2023mar.onnx",
+    "sface": "opencv/face_recognition_sface/face_recognition_sface_2021dec.onnx",
+}
+"""What OpenCV publishes on the hub: MIT and Apache-2.0."""
 
 
 class SFace:
@@ -241,7 +249,8 @@ def load_faces(name: str) -> DetectedFaces:
     """Face eyes from two model files.
 
     Args:
-        name: ``DETECTOR.onnx+SFACE.onnx``, or ``DETECTOR.onnx+arcface=ENCODER.onnx``.
+        name: ``DETECTOR+ENCODER`` or ``DETECTOR+arcface=ENCODER.onnx``; each a file here, a file on the hub
+            (``owner/name/file.onnx``), or a name in :data:`MODELS`: ``yunet+sface``.
 
     Raises:
         StarringError: if the name is none of these, or a file is missing or cannot be read.
@@ -249,8 +258,8 @@ def load_faces(name: str) -> DetectedFaces:
     detector, plus, encoder = name.partition("+")
     if not plus or not encoder:
         raise StarringError(
-            f"'{name}' does not name face eyes. Give two model files, DETECTOR.onnx+ENCODER.onnx: YuNet and SFace from "
-            "OpenCV's model zoo, or YuNet and arcface=ENCODER.onnx."
+            f"'{name}' does not name face eyes. Give a detector and an encoder: yunet+sface, which OpenCV publishes,"
+            " two files of your own (YUNET.onnx+SFACE.onnx), or yunet+arcface=ENCODER.onnx."
         )
     kind, equals, path = encoder.partition("=")
     recognizer = ArcFace(path) if equals and kind == "arcface" else SFace(encoder)
@@ -281,12 +290,16 @@ def square(frame: Tensor, mask: Tensor) -> Tensor:
 
 
 def _found(path: str | Path, kind: str, example: str) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise StarringError(
-            f"There is no {kind} {file}. Give the path of {example}; OpenCV's model zoo has YuNet and SFace."
-        )
-    return file
+    """A model file here, one of :data:`MODELS`, or one on the hub (``owner/name/file.onnx``)."""
+    source = MODELS.get(str(path), str(path))
+    file = Path(source).expanduser()
+    if file.is_file():
+        return file
+    if not file.is_absolute() and file.suffix == ".onnx" and len(file.parts) > 2:
+        return file_of(source)
+    raise StarringError(
+        f"There is no {kind} {file}. Give the path of {example}, or {' or '.join(MODELS)}, which OpenCV publishes."
+    )
 
 
 def _opened(file: Path, kind: str, make: Callable[[], Any]) -> Any:

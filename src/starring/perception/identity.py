@@ -25,6 +25,7 @@ from torch.nn.functional import interpolate, normalize
 from transformers import ConvNextModel
 
 from starring.errors import StarringError
+from starring.hub import file_of, parts_of
 from starring.perception import iresnet
 from starring.perception.align import align, around, crop_square, similarity
 from starring.perception.encoders import CLIP, ImageEncoder, load_dino
@@ -211,13 +212,13 @@ def load_identity(name: str = "miniature", *, accept_licence: bool = False) -> I
     file = Path(source) / "model.safetensors" if name in ENCODERS else Path(source).expanduser()
     if name not in ENCODERS:
         if not file.is_file():
-            _on_hub(source)
+            _require_name(source)
         if not accept_licence:
             raise StarringError(
                 f"{file.name} may be for non-commercial research only, as all that InsightFace publishes for"
                 " the ArcFace family. If you may use it, say so: --options accept_licence=true"
             )
-        file = _fetched(source) if not file.is_file() else file
+        file = file_of(source) if not file.is_file() else file
     network = iresnet.from_tensors(_tensors(file), str(file))
     return IdentityEncoder(network, network.side, name if name in ENCODERS else file.stem)
 
@@ -228,9 +229,9 @@ def load_identity_eyes(
     """Eyes by name.
 
     Args:
-        name: ``YUNET.onnx+ENCODER`` for faces of people, with an encoder as :func:`load_identity` takes it;
-            ``dino`` or another name of a DINO, for any subject on photographs; or an encoder's name alone, for crops
-            around masks.
+        name: ``yunet+ENCODER`` (or ``YUNET.onnx+ENCODER``) for faces of people, with an encoder as
+            :func:`load_identity` takes it; ``dino`` or another name of a DINO, for any subject on photographs; or an
+            encoder's name alone, for crops around masks.
         word: the class word, by which the segmenter finds the subject.
         segmenter: who finds it; not needed for faces.
         accept_licence: see :func:`load_identity`.
@@ -313,30 +314,12 @@ def _tensors(file: Path) -> Mapping[str, Tensor]:
     return {str(k): v for k, v in cast("dict[Any, Any]", content).items() if isinstance(v, Tensor)}
 
 
-def _on_hub(source: str) -> tuple[str, str]:
-    """A repository and a file of it, from ``owner/name/file``.
-
-    Raises:
-        StarringError: if it is neither that nor anything else that is known.
-    """
-    owner, _, rest = source.partition("/")
-    name, _, file = rest.partition("/")
-    if not (owner and name and file) or source.startswith((".", "~")):
+def _require_name(source: str) -> None:
+    """Refuse what is neither known nor a file's name on the hub, before anybody is asked about a licence."""
+    try:
+        parts_of(source)
+    except StarringError as error:
         raise StarringError(
             f"There is no identity encoder '{source}'. Known: {', '.join(ENCODERS)}. Give a checkpoint of an IResNet"
             " (.pt, .pth, .safetensors), or one on the hub as owner/name/file.pth."
-        )
-    return f"{owner}/{name}", file
-
-
-def _fetched(source: str) -> Path:
-    """One file of a repository on the hub, ``owner/name/file``."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(*_on_hub(source)))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise StarringError(
-            f"The hub did not give '{source}' ({type(error).__name__}). Check it, or give a path."
         ) from error
