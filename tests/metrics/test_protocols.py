@@ -121,7 +121,7 @@ def test_missing_eyes_are_named_and_the_other_scores_run(folder: Path) -> None:
     judge = load_judge(str(folder), protocol="personalvideo")
     scores = judge.score(film(), PROMPT, judge.references(photographs()))
     assert set(judge.unseen) == {"Face similarity", "Face similarity 2", "Face rate"}
-    assert "YUNET.onnx+SFACE.onnx" in judge.unseen["Face similarity"]
+    assert "yunet+sface" in judge.unseen["Face similarity"]
     assert set(scores) == {"dynamic", "motion_top", "consistency_clip", "clip_t", "clip_i"}
     assert load_judge(str(folder), protocol="vbench").unseen == {"Aesthetic": ROLES["aesthetic"]}
 
