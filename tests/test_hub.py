@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from starring.backbones.presets import load_backbone
 from starring.errors import StarringError
@@ -62,6 +65,20 @@ def test_a_file_of_a_repository(cache: Path) -> None:
     for name in ("owner/small", "../small/r100.pth"):
         with pytest.raises(StarringError, match="owner/name/file"):
             file_of(name)
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    (GatedRepoError, "accepted its licence.*or name a path"), (RepositoryNotFoundError, "has no .*or name a path"),
+])  # fmt: skip
+def test_what_the_hub_does_not_give_is_told(
+    kind: type[HfHubHTTPError], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: str) -> str:
+        raise kind("no", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refused)
+    with pytest.raises(StarringError, match=said):
+        file_of("owner/small/r100.pth")
 
 
 @pytest.mark.slow

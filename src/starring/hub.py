@@ -80,7 +80,7 @@ def _told(source: str, instead: str) -> Iterator[None]:
     except GatedRepoError as error:
         raise StarringError(
             f"The hub gives '{source}' only to those who accepted its licence. Accept it on huggingface.co/{source} and"
-            " log in (hf auth login), or name {instead}."
+            f" log in (hf auth login), or name {instead}."
         ) from error
     except RepositoryNotFoundError as error:
         raise StarringError(f"The hub has no '{source}'. Check the id, or name {instead}.") from error
