@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from starring.ablate import ablate, rows_of
 from starring.backbones.presets import load_backbone
+from starring.config import from_json
 from starring.data.motion import Motion
 from starring.data.subject import Subject
+from starring.methods.customvideox import CustomVideoX, CustomVideoXConfig
 from starring.metrics.suite import load_judge
 from starring.run import Run
 from tests import pairing
@@ -55,6 +58,14 @@ def test_rows_that_learn_differently_are_learned_for_themselves(tmp_path: Path) 
         assert [film["subject"] for film in films] == ["rex-dualreal", "fido-dualreal"]
     assert len({Run.open(found.folder / "runs" / name).weights.read_bytes() for name in runs}) == len(runs)
     assert "fido: a <*> dog running" in found.report.read_text().replace("&lt;", "<").replace("&gt;", ">")
+
+
+@pytest.mark.parametrize(
+    "own", [{}, {"form": "cached"}, {"product": True}, {"form": "cached", "product": True}], ids=str
+)
+def test_rows_of_customvideox_go_with_whatever_a_run_chose(own: dict[str, Any]) -> None:
+    for row in CustomVideoX.ablation.values():
+        from_json(CustomVideoXConfig, {**own, **row["options"]})
 
 
 @pytest.mark.slow

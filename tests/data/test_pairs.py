@@ -42,6 +42,21 @@ def test_its_digest_follows_what_is_learned(tmp_path: Path) -> None:
     assert Pairs.read(home).digest != before
 
 
+def test_files_may_lie_elsewhere_and_clips_be_folders(tmp_path: Path) -> None:
+    home, rows = pairs(tmp_path / "own", 2), rows_of(tmp_path / "own")
+    rows[0]["reference"] = str(cutout(tmp_path / "elsewhere.png", 1))
+    frames = tmp_path / "own" / "frames"
+    frames.mkdir()
+    for i in range(20):
+        Image.new("RGB", (64, 64), (i, 90, 60)).save(frames / f"{i:03}.png")
+    rows[1]["clip"] = "frames"
+    listed(home, rows)
+    found = Pairs.read(home)
+    assert (len(found), found.skipped) == (2, [])
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(frames / "000.png")
+    assert Pairs.read(home).digest != found.digest, "a frame is another one"
+
+
 def test_pairs_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     home, rows = pairs(tmp_path, 4), rows_of(tmp_path)
     rows[0]["clip"] = "clips/none.mp4"

@@ -16,7 +16,7 @@ from diffusers import (
     PyramidAttentionBroadcastConfig,
     TaylorSeerCacheConfig,
 )
-from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry, attention_backend
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
@@ -155,12 +155,13 @@ def called(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")  # within torch's own Fourier transform
 @pytest.mark.parametrize("which", ["pyramid attention broadcast", "faster cache", "first block cache", "taylorseer"])
-@pytest.mark.parametrize("form", ["joint", "cached"])
+@pytest.mark.parametrize("options", [{"form": "joint"}, {"form": "cached"}, {"form": "cached", "guided": "positive"}])
 def test_diffusers_caches_save_what_they_save_of_the_stock_network(
-    deep: Backbone, monkeypatch: pytest.MonkeyPatch, which: str, form: str
+    deep: Backbone, monkeypatch: pytest.MonkeyPatch, which: str, options: dict[str, str]
 ) -> None:
     """P16: as many calls of attention, of equal batches, and nothing is left over for the next film."""
-    method, plain = made(deep, replace(CONFIG, form=form)), Plain(deep, PlainConfig(class_word="robot"))
+    config: Any = replace(CONFIG, **options)  # type: ignore[arg-type]
+    method, plain = made(deep, config), Plain(deep, PlainConfig(class_word="robot"))
     whole, exact = called(monkeypatch, deep, method, request_of(deep))
     assert whole == [2] * BLOCKS * STEPS
     network: Any = deep.denoiser
@@ -185,7 +186,6 @@ def test_a_chosen_attention_backend_is_honoured(deep: Backbone, form: str, monke
     method, request = made(deep, replace(CONFIG, form=form)), request_of(deep)
     short = replace(request, sample=replace(request.sample, steps=1))
     again = replace(short, generator=torch.Generator().manual_seed(5))
-    usual = method.generate(deep, short)
     written: list[int] = []
     original = joint._formula
 
@@ -194,13 +194,20 @@ def test_a_chosen_attention_backend_is_honoured(deep: Backbone, form: str, monke
         return original(q, k, v)
 
     monkeypatch.setattr(joint, "_formula", watched)
+    usual = method.generate(deep, short)
+    assert not written
     with attention_backend("_native_math"):
         torch.testing.assert_close(method.generate(deep, again), usual, rtol=1e-3, atol=1e-4)
     assert len(written) == 3 * BLOCKS, "text, film and reference apart, in every layer"
     written.clear()
     network: Any = deep.denoiser
-    with method.attached(deep), torch.no_grad():
-        network.set_attention_backend("_native_math")
-        text = deep.encode_text(request.prompt)
-        method.predict(deep, torch.randn(1, *deep.latent_shape(9, 32, 32)), torch.tensor(500), text, request)
+    active = _AttentionBackendRegistry._active_backend  # choosing for layers chooses for the process as well
+    try:
+        with method.attached(deep), torch.no_grad():
+            network.set_attention_backend("_native_math")
+            text = deep.encode_text(request.prompt)
+            method.predict(deep, torch.randn(1, *deep.latent_shape(9, 32, 32)), torch.tensor(500), text, request)
+    finally:
+        network.reset_attention_backend()
+        _AttentionBackendRegistry._active_backend = active
     assert len(written) == 3 * BLOCKS

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.data.prompts import mentioned, mentions
@@ -17,6 +19,26 @@ from tests.methods.test_customvideox import CONFIG, made, request_of
 def test_an_entity_that_the_prompt_lacks_is_refused_with_its_words(dit: Backbone) -> None:
     with pytest.raises(StarringError, match=r"'cat' is not in the prompt.*a, red, robot, running, on, the, beach"):
         made(dit).generate(dit, request_of(dit, entity="cat"))
+
+
+def test_an_entity_of_the_negative_prompt_is_none(dit: Backbone) -> None:
+    """What is not to be shown neither stands for the prompt's own nor is boosted."""
+    with pytest.raises(StarringError, match="'cat' is not in the prompt"):
+        made(dit).generate(dit, replace(request_of(dit, entity="cat"), negative="a blurry cat"))
+    method, seen = made(dit), list[tuple[Tensor, Tensor]]()
+    find = method._entity
+
+    def watched(*args: Any) -> Any:
+        found = find(*args)
+        assert found is not None
+        seen.append(found)
+        return found
+
+    method._entity = watched  # type: ignore[method-assign]
+    method.generate(dit, replace(request_of(dit), negative="a red robot"))
+    (_, rows), *_ = seen
+    assert not rows[0].any()
+    assert rows[1].any()
 
 
 @pytest.mark.parametrize(

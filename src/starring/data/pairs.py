@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,14 +115,19 @@ class Pairs:
                 skipped.append(Complaint(path=listed, kind="pair", message=message, advice=advice))
                 continue
             kept.append(pair)
-            names = [str(path.relative_to(place)) for path in (pair.reference, pair.clip)]
-            sizes = [path.stat().st_size for path in (pair.reference, pair.clip)]
+            names = [os.path.relpath(path, place) for path in (pair.reference, pair.clip)]
+            sizes = [_size(path) for path in (pair.reference, pair.clip)]
             digest.update(json.dumps([*names, pair.caption, pair.entity, *sizes]).encode())
         if not kept:
             raise StarringError(f"No pair in {place} can be used. {skipped[0] if skipped else f'{FILE} is empty.'}")
         return cls(
             rows=kept, place=place, name=slug(place.resolve().name), digest=digest.hexdigest(), skipped=skipped
         )  # fmt: skip
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder of frames."""
+    return sum(file.stat().st_size for file in sorted(path.iterdir())) if path.is_dir() else path.stat().st_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -125,7 +125,8 @@ class ReferenceAttention:
         end = key.shape[2] - own
         if view.form == "cached":
             assert self.kept is not None
-            far_key, far_value = (part.expand(len(query), -1, -1, -1) for part in self.kept)
+            # One reference serves all prompts; of one for each, a cache may ask for the last ones only.
+            far_key, far_value = (part[-len(query) :].expand(len(query), -1, -1, -1) for part in self.kept)
         else:
             far_key, far_value = key[:, :, end:], value[:, :, end:]
         if view.time is None and view.columns is None:

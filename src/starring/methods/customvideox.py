@@ -146,12 +146,20 @@ RECIPES = {
     ),
 }  # fmt: skip
 COMPONENTS: dict[str, dict[str, Any]] = {
-    "3D reference attention": {"options": {"tab": False, "erae": False}},
-    "with TAB": {"options": {"tab": True, "erae": False}},
-    "with ERAE": {"options": {"tab": False, "erae": True}},
+    "3D reference attention": {"options": {"tab": False, "erae": False, "product": False}},
+    "with TAB": {"options": {"tab": True, "erae": False, "product": False}},
+    "with ERAE": {"options": {"tab": False, "erae": True, "product": False}},
     "CustomVideoX": {"options": {"tab": True, "erae": True}},
     "naive injection": {
-        "options": {"tab": False, "erae": False, "adapted": False, "place": "none", "clean_time": False}
+        "options": {
+            "tab": False,
+            "erae": False,
+            "product": False,
+            "form": "joint",
+            "adapted": False,
+            "place": "none",
+            "clean_time": False,
+        }
     },
 }
 """The rows of the paper's component table: the reference as a plain frame on the film's first one (no component there),
@@ -234,7 +242,9 @@ class CustomVideoX(Method):
         if self.config.erae and request.entity:
             negative = request.sample.negative if request.negative is None else request.negative
             prompts = [*[negative] * (len(text) - 1), self.prompt(request.prompt)]
-            entity = self._entity(backbone, text, prompts, [request.entity] * len(text))
+            # What a negative prompt names is not to be shown.
+            entities = [*[""] * (len(text) - 1), request.entity]
+            entity = self._entity(backbone, text, prompts, entities)
             if entity is None:
                 raise _unnamed(prompts[-1], request.entity)
         if self.config.guided == "positive" and len(text) > 1:
