@@ -165,7 +165,7 @@ def test_a_papers_protocol_and_what_it_lacks(tmp_path: Path, tiny: Backbone, eye
     run = finished(tmp_path, tiny)
     found = judged(run, tiny, str(eyes), seeds=(0,), suite=PROMPTS[:1], protocol="personalvideo", sample={"steps": 1})  # type: ignore[arg-type]
     assert [row.metric for row in found.rows] == ["clip_i", "clip_t", "consistency_clip", "dynamic", "motion_top"]
-    assert any("Face similarity is left out" in note and "YUNET" in note for note in found.notes)
+    assert any("Face similarity is left out" in note and "yunet+sface" in note for note in found.notes)
     assert any("antelopev2" in note for note in found.notes)
 
 

@@ -43,7 +43,7 @@ def test_frames_that_show_nobody_are_left_out() -> None:
 def test_an_encoder_needs_somebody_who_finds() -> None:
     with pytest.raises(StarringError, match="segmenter=NAME too"):
         load_judge("miniature", eyes={"identity": "miniature-score"})
-    with pytest.raises(StarringError, match=r"SFACE\.onnx"):
+    with pytest.raises(StarringError, match=r"faces=yunet\+sface"):
         load_judge("miniature", eyes={"identity": "r100.pth", "segmenter": "miniature"})
     judge = load_judge("miniature", eyes={"identity": "miniature-score", "segmenter": "miniature"})
     assert "miniature-score" in judge.protocol
