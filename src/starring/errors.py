@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class StarringError(ValueError):
@@ -27,3 +27,18 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Starr
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     return StarringError(f"There is no {kind} '{name}'.{guess} Known: {', '.join(names)}.{' ' + hint if hint else ''}")
+
+
+def check_choices(options: object, known: Mapping[str, Iterable[str]]) -> None:
+    """Refuse an option that is none of its words.
+
+    Args:
+        options: whatever has them as attributes.
+        known: what each may be.
+
+    Raises:
+        StarringError: for the first that is something else, with the nearest word.
+    """
+    for name, words in known.items():
+        if getattr(options, name) not in words:
+            raise unknown(f"choice for '{name}'", str(getattr(options, name)), words)

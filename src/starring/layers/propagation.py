@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from starring.errors import StarringError, unknown
+from starring.errors import StarringError, check_choices
 from starring.layers.attach import branch, swap
 from starring.layers.attention import WrittenOut, attend, logit_columns, merged, others, plain
 from starring.layers.matching import Flow, composed, cycle_error, grid, itself, match, reduced, resized, units, warp
@@ -75,9 +75,7 @@ class STPM:
     picture that the subject fills (B21); ``None`` trusts all. DreamMatcher has 0.4."""
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown(f"choice for '{name}'", str(getattr(self, name)), known)
+        check_choices(self, CHOICES)
         if self.softness < 0:
             raise StarringError(f"softness is {self.softness}, but a temperature cannot be negative; 0 is the argmax.")
         if self.confidence is not None and self.confidence <= 0:

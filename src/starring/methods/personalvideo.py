@@ -27,7 +27,7 @@ from starring.config import Data, Recipe, Stage, Train
 from starring.data.simulated import simulated
 from starring.diffusion.noise import gaussian_prior, white
 from starring.diffusion.sampling import trajectory
-from starring.errors import StarringError, unknown
+from starring.errors import StarringError, check_choices, unknown
 from starring.layers.attach import branch
 from starring.layers.branches import LowRank
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Request, plainly
@@ -100,9 +100,7 @@ class PersonalVideoConfig(Looks):
 
     def __post_init__(self) -> None:
         Looks.__post_init__(self)
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown(f"choice for '{name}'", str(getattr(self, name)), known)
+        check_choices(self, CHOICES)
         if not 1 <= self.vectors <= 8:
             raise StarringError(f"PersonalVideo learns 1 to 8 words, not {self.vectors}. The paper has 1.")
         if not 0 < self.share <= 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from starring.backbones.base import Backbone
-from starring.errors import StarringError, unknown
+from starring.errors import StarringError, check_choices
 from starring.perception.identity import Identity
 from starring.perception.jitter import jitter
 
@@ -48,9 +48,7 @@ class Looks:
     """Who compares them; empty takes the bundled one in its world, else ViT-B/32. Its CLIP-T is no fair score then."""
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown(f"choice for '{name}'", str(getattr(self, name)), known)
+        check_choices(self, CHOICES)
         for name, bound in {"looks": 1, "tries": 1, "semantic": 0, "noise": 0}.items():
             if getattr(self, name) < bound:
                 raise StarringError(f"{name} is {getattr(self, name)}, but it must be at least {bound}.")
