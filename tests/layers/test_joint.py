@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from starring.errors import StarringError
-from starring.layers import joint
+from starring.layers import joint, kernels
 from starring.layers.attention import attend
-from starring.layers.joint import biased_attention, chosen, entity_map, plain_attention, stretched
+from starring.layers.joint import biased_attention, entity_map, plain_attention, stretched
+from starring.layers.kernels import Kernel, chosen
 
 
 def tensors(dtype: torch.dtype, n: int = 37, m: int = 50, r: int = 13, d: int = 16, seed: int = 0) -> list[Tensor]:
@@ -90,7 +91,7 @@ def test_the_formula_of_other_devices_agrees(monkeypatch: pytest.MonkeyPatch) ->
     parts = tensors(torch.float64)
     weight = torch.randn(parts[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     fused = torch.autograd.grad((merged(parts) * weight).sum(), parts)
-    monkeypatch.setattr(joint, "_kernel", lambda *_: (joint._formula, joint._formula_back))
+    monkeypatch.setattr(joint, "kernel", lambda *_: kernels.FORMULA)
     written = torch.autograd.grad((merged(parts) * weight).sum(), parts)
     for a, b in zip(fused, written, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -171,7 +172,7 @@ def test_maps_are_stretched_frame_by_frame() -> None:
 def test_a_chosen_backend_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v, far_k, far_v, bias = (part.detach() for part in tensors(torch.float32))
     plain, written, computed = plain_attention(q, k, v), merged([q, k, v, far_k, far_v, bias]), list[str]()
-    original, formula = joint.dispatch_attention_fn, joint._formula
+    original, formula = joint.dispatch_attention_fn, kernels.FORMULA
 
     def watched(*args: Tensor, backend: object) -> Tensor:
         computed.append(f"plain {chosen(backend)}")
@@ -179,10 +180,10 @@ def test_a_chosen_backend_computes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def watched_formula(*args: Tensor) -> tuple[Any, ...]:
         computed.append("formula")
-        return formula(*args)
+        return formula.forward(*args)
 
     monkeypatch.setattr(joint, "dispatch_attention_fn", watched)
-    monkeypatch.setattr(joint, "_formula", watched_formula)
+    monkeypatch.setattr(kernels, "FORMULA", Kernel(watched_formula, formula.backward))
     groups = [(k, v), (far_k, far_v)]
     torch.testing.assert_close(plain_attention(q, k, v, "_native_math"), plain)
     torch.testing.assert_close(biased_attention(q, groups, bias, "_native_math"), written)

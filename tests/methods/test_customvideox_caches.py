@@ -23,7 +23,7 @@ from torch._dynamo.testing import CompileCounter
 
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
-from starring.layers import joint
+from starring.layers import kernels
 from starring.layers.reference import ReferenceAttention
 from starring.methods.base import Method, Plain, PlainConfig, Request
 from starring.methods.customvideox import CustomVideoX, CustomVideoXConfig
@@ -187,13 +187,13 @@ def test_a_chosen_attention_backend_is_honoured(deep: Backbone, form: str, monke
     short = replace(request, sample=replace(request.sample, steps=1))
     again = replace(short, generator=torch.Generator().manual_seed(5))
     written: list[int] = []
-    original = joint._formula
+    original = kernels.FORMULA
 
     def watched(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
         written.append(len(q))
-        return original(q, k, v)
+        return original.forward(q, k, v)
 
-    monkeypatch.setattr(joint, "_formula", watched)
+    monkeypatch.setattr(kernels, "FORMULA", kernels.Kernel(watched, original.backward))
     usual = method.generate(deep, short)
     assert not written
     with attention_backend("_native_math"):

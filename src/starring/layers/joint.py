@@ -7,7 +7,8 @@ attention over the video's own keys and that over the reference's are computed a
 
 which is exact, since the sum of ``exp(s + a)`` over the reference is ``exp(a + L_ref)``; no tensor of queries times
 keys is ever made. Where the bias asks how much a query looks at the text, the text is a group of its own, and merged in
-the same way: its log-sum-exp is at hand then. Shapes: ``b`` batch, ``h`` heads, ``n`` tokens, ``d`` head width.
+the same way: its log-sum-exp is at hand then. ``layers/kernels.py`` has the kernels. Shapes:
+``b`` batch, ``h`` heads, ``n`` tokens, ``d`` head width.
 """
 
 from __future__ import annotations
@@ -18,20 +19,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_dispatch import (
-    _AttentionBackendRegistry,  # pyright: ignore[reportPrivateUsage]
-    dispatch_attention_fn,
-)
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor
 
-from starring.errors import StarringError
+from starring.layers.kernels import NATIVE, chosen, kernel
 
 KeyValue = tuple[Tensor, Tensor]
 Measure = Callable[[Sequence[Tensor]], Tensor]
-NATIVE, MATH = "native", "_native_math"
-FLASH = (NATIVE, "_native_flash", "flash")
-"""Backends of diffusers that stand for the kernel used here."""
-_aten: Any = torch.ops.aten
 
 
 def biased_attention(query: Tensor, groups: Sequence[KeyValue], bias: Tensor | Measure, backend: Any = None) -> Tensor:
@@ -43,27 +37,16 @@ def biased_attention(query: Tensor, groups: Sequence[KeyValue], bias: Tensor | M
         bias: ``a``, broadcast to ``b h n``; a 0-d tensor is the same for all. It carries gradient. Where the bias
             follows from the attention itself, a function that is told every group's log-sum-exp ``b h n``, a
             by-product, and gives ``a`` without gradient.
-        backend: see :func:`chosen`.
+        backend: see :func:`starring.layers.kernels.chosen`.
 
     Returns:
         ``b h n d``, differentiable in all tensors.
 
     Raises:
-        StarringError: if the chosen backend does not tell the log-sum-exp.
+        StarringError: if the chosen backend does not tell the log-sum-exp on this device.
     """
     out: Any = _Merged.apply(chosen(backend), bias, query, *(part for group in groups for part in group))
     return out
-
-
-def chosen(backend: Any = None) -> str:
-    """The name of the attention backend of diffusers that the user has chosen.
-
-    Args:
-        backend: for these layers (``set_attention_backend``); ``None`` is the one for all, by the context
-            ``attention_backend`` or the variable ``DIFFUSERS_ATTN_BACKEND``.
-    """
-    name = backend if backend is not None else _AttentionBackendRegistry.get_active_backend()[0]
-    return str(getattr(name, "value", name))
 
 
 class _Merged(torch.autograd.Function):
@@ -71,8 +54,8 @@ class _Merged(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, backend: str, bias: Tensor | Measure, query: Tensor, *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        run = _kernel(query, backend)[0]
-        made = [run(query, key, value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
+        used = kernel(query, backend)
+        made = [used.forward(query, key, value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
         sums: list[Tensor] = [each[1] for each in made]
         shift = (bias if isinstance(bias, Tensor) else bias(sums)).to(sums[0])
         sums[-1] = sums[-1] + shift
@@ -84,7 +67,7 @@ class _Merged(torch.autograd.Function):
         learned = isinstance(bias, Tensor) and bias.requires_grad
         ctx.save_for_backward(query, *parts, out, total, shift, *((weight, made[-1][0]) if learned else ()))
         ctx.rest, ctx.kind = [each[2:] for each in made], bias.dtype if isinstance(bias, Tensor) else None
-        ctx.backend = backend
+        ctx.used = used  # what is enabled when backward runs may be another kernel
         return out
 
     @staticmethod
@@ -92,7 +75,7 @@ class _Merged(torch.autograd.Function):
         count = 2 * len(ctx.rest)
         query, *saved = ctx.saved_tensors
         parts, (out, total, shift, *more) = saved[:count], saved[count:]
-        (grad,), back = grads, _kernel(query, ctx.backend)[1]
+        (grad,), back = grads, ctx.used.backward
         totals = [total] * (len(ctx.rest) - 1) + [(total - shift).contiguous()]
         each = [
             back(grad, query, key, value, out, seen, rest)
@@ -103,67 +86,6 @@ class _Merged(torch.autograd.Function):
             weight, far = more
             wanted = (weight * (grad * (far - out)).sum(-1)).sum_to_size(shift.shape).to(ctx.kind)
         return None, wanted, reduce(torch.add, (q for q, _, _ in each)), *(part for _, *own in each for part in own)
-
-
-_Forward = Callable[[Tensor, Tensor, Tensor], "tuple[Any, ...]"]
-_Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "list[Any]"], "tuple[Tensor, Tensor, Tensor]"]
-
-
-def _kernel(query: Tensor, backend: str) -> tuple[_Forward, _Backward]:
-    """Forward and backward of the fused kernel that gives the log-sum-exp where ``query`` is.
-
-    FlashAttention on accelerators in half precision and on CPUs; elsewhere, and where it is asked for, the formula.
-    """
-    if backend == MATH:
-        return _formula, _formula_back
-    if backend not in FLASH:
-        raise StarringError(
-            f"The attention backend '{backend}' does not tell the log-sum-exp that the biases towards a reference are"
-            f" merged by. Choose one of {', '.join((*FLASH, MATH))}, or film without biases (tab=False, erae=False)."
-        )
-    if query.device.type in ("cpu", "meta"):
-        return _cpu, _cpu_back
-    if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
-        return _cuda, _cuda_back
-    return _formula, _formula_back
-
-
-def _cpu(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
-    return _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False)
-
-
-def _cpu_back(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, _: list[Any]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, total, 0.0, False)
-
-
-def _cuda(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
-    return _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)
-
-
-def _cuda_back(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, rest: list[Any]
-) -> tuple[Tensor, Tensor, Tensor]:
-    sums_q, sums_k, most_q, most_k, seed, offset, *_ = rest
-    return _aten._scaled_dot_product_flash_attention_backward(
-        grad, q, k, v, out, total, sums_q, sums_k, most_q, most_k, 0.0, False, seed, offset
-    )
-
-
-def _formula(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
-    logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    total = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(-1)
-    return (logits - total.unsqueeze(-1)).exp().to(v.dtype) @ v, total
-
-
-def _formula_back(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, _: list[Any]
-) -> tuple[Tensor, Tensor, Tensor]:
-    scale = q.shape[-1] ** -0.5
-    share = (q @ k.transpose(-1, -2) * scale - total.unsqueeze(-1)).exp().to(v.dtype)
-    along = share * (grad @ v.transpose(-1, -2) - (grad * out).sum(-1, keepdim=True)) * scale
-    return along @ k, along.transpose(-1, -2) @ q, share.transpose(-1, -2) @ grad
 
 
 def entity_map(query: Tensor, key: Tensor, weight: Tensor, total: Tensor) -> Tensor:
@@ -192,7 +114,7 @@ def stretched(maps: Tensor, frames: int) -> Tensor:
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, backend: Any = None) -> Tensor:
-    """``b h n d`` by torch's own attention, or by the backend of diffusers' dispatcher that is :func:`chosen`."""
+    """``b h n d`` by torch's own attention, or by the backend of diffusers' dispatcher that is chosen."""
     if chosen(backend) == NATIVE:
         return F.scaled_dot_product_attention(query, key, value)
     q, k, v = (part.transpose(1, 2) for part in (query, key, value))
