@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from starring.backbones.cogvideox import CogVideoX
 from starring.backbones.presets import load_backbone
 from starring.config import Sample
 from starring.errors import StarringError
@@ -85,7 +87,7 @@ def test_the_video_vae_begins_as_the_image_vae() -> None:
 
 
 @pytest.mark.slow
-def test_balanced_latents_have_unit_deviation_and_decode_alike() -> None:
+def test_balanced_latents_have_their_deviation_and_decode_alike() -> None:
     torch.manual_seed(0)
     net = dit.inflated(models.vae(), dit.vae()).eval()
     x = torch.rand(1, 3, 9, 32, 32) * 2 - 1
@@ -94,10 +96,10 @@ def test_balanced_latents_have_unit_deviation_and_decode_alike() -> None:
         film = net.decode(before.mode()).sample
         std = before.mode().std((0, 2, 3, 4))
         after = dit.balanced(net, std).encode(x).latent_dist
-        torch.testing.assert_close(
-            after.mode().std((0, 2, 3, 4)), torch.ones(dit.LATENT_CHANNELS), rtol=1e-4, atol=1e-4
-        )
-        torch.testing.assert_close(after.std, before.std / std.view(1, -1, 1, 1, 1), rtol=1e-3, atol=1e-5)
+        spread = torch.tensor(dit.SPREAD)
+        torch.testing.assert_close(after.mode().std((0, 2, 3, 4)), spread, rtol=1e-4, atol=1e-4)
+        smaller = (spread / std).view(1, -1, 1, 1, 1)
+        torch.testing.assert_close(after.std, before.std * smaller, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(net.decode(after.mode()).sample, film, rtol=1e-3, atol=1e-4)
 
 
@@ -127,6 +129,35 @@ def test_the_transformer_learns_from_stills_and_clips(folder: Path, tmp_path: Pa
     assert all(np.isfinite(values))
     moved = {name.split(".")[0] for name, p in trainer.modules.named_parameters() if p.grad is None}
     assert moved == {"transformer", "text_encoder", "seen"}, "gradients are cleared after a step"
+
+
+def test_the_shipped_layout_is_cogvideox_s(tmp_path: Path) -> None:
+    """Factors of the VAE and the schedule, as they are read back from the files."""
+    folder = random_pipeline(tmp_path)
+    backbone = load_backbone(folder)
+    assert isinstance(backbone, CogVideoX)
+    assert (backbone.factor, backbone.time_factor) == (4, 4)
+    assert backbone.latent_shape(17, 64, 64) == (dit.LATENT_CHANNELS, 5, 16, 16)
+    with torch.no_grad():
+        moments = backbone.encode_moments(torch.zeros(1, 3, 9, 32, 32))
+    assert moments.mean.shape == (1, dit.LATENT_CHANNELS, 3, 8, 8)
+    assert backbone.denoiser.config.use_rotary_positional_embeddings
+    assert backbone.denoiser.config.patch_size == 2
+    config = dict(backbone.scheduler().config)
+    assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"] == type(
+        backbone.scheduler()
+    ).__name__ == "CogVideoXDDIMScheduler"  # fmt: skip
+    expected = {
+        "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
+        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "snr_shift_scale": 1.0,
+        "set_alpha_to_one": True, "clip_sample": False,
+    }  # fmt: skip
+    assert {key: config[key] for key in expected} == expected
+    made = backbone.scheduler()
+    made.set_timesteps(50)
+    assert made.timesteps.tolist() == list(range(999, 0, -20))
+    assert float(made.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-8), "no signal at the noisy end"
+    assert float(made.alphas_cumprod[0]) == pytest.approx(0.99915, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -235,7 +235,7 @@ def export_film(folder: Path, weights: Path = export.WEIGHTS) -> None:
 
 
 def load_video_vae(folder: Path) -> Any:
-    """The video VAE trained in ``folder``, its latent channels of unit deviation on clips; else the shipped one."""
+    """The video VAE trained in ``folder``, its latent channels of their deviation on clips; else the shipped one."""
     vae = dit.vae()
     trained = {part: (folder / part / "state.safetensors").exists() for part in ("video_vae", "video_decoder")}
     if not any(trained.values()):

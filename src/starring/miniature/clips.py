@@ -37,7 +37,7 @@ WINDOW = 9
 """Frames that the video VAE takes at once, the first of a film among them."""
 SEEN = {"crops": 0.5, "frames": 0.25, "clips": 0.25}
 """What the video VAE learns from: crops of windows, whole frames of windows, crops of whole clips; shares of steps."""
-STILLS = 0.6
+STILLS = 0.5
 """Share of the transformer's steps that see stills only: they cost a fifth, and teach what things look like."""
 STILLS_LATER = 0.25
 """Share of stills among the steps after that."""
@@ -102,7 +102,7 @@ def _crops(
 
 
 def balanced_on_clips(build: Path, vae: AutoencoderKLCogVideoX, count: int = 100) -> AutoencoderKLCogVideoX:
-    """The VAE with latent channels of unit deviation over ``count`` clips of the corpus."""
+    """The VAE with latent channels of their deviation over ``count`` clips of the corpus."""
     shelf = Shelf(build / "corpus", "clips", ("images",))
     images = shelf.get("images", np.arange(0, len(shelf), max(len(shelf) // count, 1)))
     latents = torch.from_numpy(encoded(vae, images)).float()
