@@ -155,6 +155,20 @@ def test_what_is_refused(change: dict[str, object], fragment: str, run: Run, dit
     assert fragment in str(refusal.value)
 
 
+@pytest.mark.parametrize(("mode", "shade", "segmenter"), [
+    ("RGBA", (255, 0, 0, 0), None), ("RGBA", (255, 0, 0, 0), "none"), ("RGB", (255, 255, 255), "none"),
+    ("RGB", (255, 255, 255), None),
+])  # fmt: skip
+def test_a_picture_of_nothing_is_told(
+    mode: str, shade: tuple[int, ...], segmenter: str | None, run: Run, dit: Backbone, tmp_path: Path
+) -> None:
+    Image.new(mode, (40, 40), shade).save(tmp_path / "blank.png")
+    with pytest.raises(StarringError, match=r"blank\.png is .*, so it shows nothing"):
+        generate(
+            run, PROMPT, backbone=dit, reference=tmp_path / "blank.png", entity="dog", segmenter=segmenter, write=False
+        )
+
+
 def test_weights_of_another_size_are_refused_with_both(run: Run, dit: Backbone, tmp_path: Path) -> None:
     options = {**run.record.recipe.options, "rank": 3}
     other = replace(run, record=replace(run.record, recipe=replace(run.record.recipe, options=options)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
@@ -22,11 +24,11 @@ from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.generate import generate
 from starring.learn import Preview, Progress, learn, resume
-from starring.methods import build
+from starring.methods import build, recipe_for
 from starring.run import Run
 from tests.data.pictures import RedFinder, album
 from tests.moving import clip
-from tests.pairing import learned, pairs, small
+from tests.pairing import learned, listed, pairs, rows_of, small
 from tests.tiny import tiny_cogvideox
 from tests.training import state_of
 
@@ -161,6 +163,9 @@ def test_what_cannot_be_read_among_good_is_left_out_and_told(home: Path, dit: Ba
     (place / "clips" / "0.mp4").write_bytes(b"no film")
     clip(place / "clips" / "1.mp4", frames=5)
     (place / "references" / "2.png").write_bytes(b"no picture")
+    rows = rows_of(place)
+    Image.new("RGB", (40, 40), "white").save(place / "references" / "blank.png")
+    listed(place, [*rows, {**rows[3], "reference": "references/blank.png"}])
     told: list[str] = []
     recipe = small(dit, steps=1)
 
@@ -169,7 +174,8 @@ def test_what_cannot_be_read_among_good_is_left_out_and_told(home: Path, dit: Ba
             told.append(str(progress.complaint))
 
     learn("customvideox", Pairs.read(place), dit, recipe, tmp_path / "runs", on_progress=hear)
-    assert [each.split(":")[0] for each in told] == ["0.mp4", "1.mp4", "2.png"]
+    assert [each.split(":")[0] for each in told] == ["0.mp4", "1.mp4", "2.png", "blank.png"]
+    assert "is of one colour" in told[3]
     assert "it has 5 frames, and 9 frames of a film need 9" in told[1]
     (place / "clips" / "3.mp4").write_bytes(b"no film")
     with pytest.raises(StarringError, match=r"No pair in .* can be read\. 0\.mp4: it was left out"):
@@ -222,6 +228,52 @@ def test_a_subject_needs_no_learning(run: Run, home: Path, dit: Backbone, tmp_pa
     assert [Path(each["file"]) for each in shown["pictures"]] == [subject.paths[0].resolve()]
     assert shown["entity"] == "dog"
     assert (film[0].frames != plain[0].frames).any()
+
+
+def test_a_run_s_own_options_win_over_those_that_nobody_asked_for(
+    run: Run, home: Path, dit: Backbone, tmp_path: Path
+) -> None:
+    """The bundled backbone's recipe has rank 64; this run has rank 2, and goes on with its own."""
+    bundled = copy.copy(dit)
+    bundled.name = "miniature-dit"
+    subject, usual = Subject.from_folder(album(home / "rex", 2), "dog"), recipe_for("customvideox", bundled)
+    assert usual.options["rank"] == 64
+    own = learn("customvideox", subject, bundled, runs_dir=tmp_path, tokens=run.folder)
+    assert own.record.recipe.options["rank"] == 2
+    asked = replace(usual, options={**usual.options, "erae": False})
+    assert learn("customvideox", subject, bundled, asked, tmp_path, tokens=run.folder).record.recipe.options == {
+        **own.record.recipe.options, "erae": False,
+    }  # fmt: skip
+    wide = replace(usual, options={**usual.options, "rank": 3})
+    with pytest.raises(StarringError, match=r"rank 2 for .* needs .*rank 3"):
+        learn("customvideox", subject, bundled, wide, tmp_path, tokens=run.folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"form": "cached"}, {"place": "after"}, {"clean_time": False}, {"everywhere": True}]
+)
+def test_another_form_than_the_learned_one_is_told(
+    change: dict[str, Any], run: Run, home: Path, dit: Backbone, tmp_path: Path
+) -> None:
+    subject, recipe = Subject.from_folder(album(home / "rex", 2), "dog"), recipe_for("customvideox", dit)
+    ((key, value),) = change.items()
+    with pytest.warns(UserWarning, match=rf"was learned with {key}=.* is to film with {key}={value}"):
+        learn(
+            "customvideox", subject, dit, replace(recipe, options={**recipe.options, **change}), tmp_path,
+            tokens=run.folder,
+        )  # fmt: skip
+
+
+def test_pairs_are_learned_in_mixed_precision(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
+    """Weights stay in single precision; what is computed, and so what is learned, is another thing."""
+    half = learn("customvideox", Pairs.read(home / "pairs"), dit, small(dit, precision="bf16"), tmp_path)
+    ours, theirs = ([entry["loss"] for entry in each.entries()] for each in (half, run))
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.05)
+    weights, whole = half.load_weights(), run.load_weights()
+    assert all(value.dtype == torch.float32 for value in weights.values())
+    assert any(not torch.equal(weights[name], whole[name]) for name in whole)
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def launched(words: list[str], *launcher: str) -> None:

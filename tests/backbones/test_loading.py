@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from starring.backbones import presets
 from starring.backbones.animatediff import AnimateDiff, linear_ddim
 from starring.backbones.base import Backbone, Text
+from starring.backbones.cogvideox import CogVideoX
 from starring.backbones.presets import PRESETS, load_backbone
 from starring.config import Sample
 from starring.errors import StarringError
@@ -337,3 +338,24 @@ def test_a_prompt_that_had_to_be_cut(tiny: Backbone) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny.encode_text("a dog " * 37)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"), [("cogvideox-2b", "THUDM/CogVideoX-2b"), ("cogvideox-5b", "THUDM/CogVideoX-5b")]
+)
+def test_cogvideox_is_asked_for_as_published(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the hub's own repository, 49 frames of 480 x 720 in 50 steps at 8 frames a second."""
+    asked: list[tuple[str, Sample | None, str | None]] = []
+
+    def load(source: str, *, sample: Sample | None = None, name: str | None = None, **_: object) -> object:
+        asked.append((source, sample, name))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CogVideoX, "load", load)
+    with pytest.raises(KeyboardInterrupt):
+        load_backbone(name, device="cpu")
+    ((found, sample, called),) = asked
+    assert (found, called) == (source, name)
+    assert sample is not None
+    assert (sample.frames, sample.height, sample.width, sample.fps) == (49, 480, 720, 8)
+    assert (sample.steps, sample.guidance) == (50, 6.0)

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from starring.backbones.base import Backbone
+from starring.backbones.presets import MINIATURE_ADAPTER, MINIATURE_DIT
 from starring.run import Run
 from tests.cli.shell import Starring, refused
 from tests.pairing import cutout, listed, pairs, rows_of
 
+SHIPPED = (MINIATURE_DIT / "transformer").is_dir() and MINIATURE_ADAPTER.is_dir()
 TRAIN = ("--steps", 1, "--precision", "no", "--options", "rank=2")
 
 
@@ -46,3 +48,19 @@ def test_learn_film_and_what_is_refused(starring: Starring, dit: Backbone, photo
     refused(starring("learn", "--resume", folder, "--data", place), "Leave them out")
     listed(place, [{**rows_of(place)[0], "entity": "robot"}])
     refused(starring("learn", "customvideox", "--data", place, *machine), "does not name the entity 'robot'")
+
+
+@pytest.mark.slow
+def test_one_photograph_and_the_method_s_name_make_a_film(starring: Starring, tmp_path: Path) -> None:
+    """Out of the box; as long as no adapter ships, what is missing is said, and how to train it."""
+    seen = cutout(tmp_path / "dog.png", 1)
+    words = ("generate", "customvideox", "--reference", seen, "--entity", "dog", "--out", tmp_path / "films",
+             "--steps", 1, "a dog running on the beach")  # fmt: skip
+    if not SHIPPED:
+        refused(starring(*words), "Train it: python -m starring.miniature build")
+        return
+    code, _, err = starring(*words)
+    assert code == 0, err
+    (sidecar,) = (tmp_path / "films").glob("*.json")
+    assert json.loads(sidecar.read_text())["beside"]["entity"] == "dog"
+    assert len(list((tmp_path / "films").glob("*.mp4"))) == 1

@@ -126,6 +126,29 @@ def test_a_cutout_lies_on_white_and_fills_the_frame(tmp_path: Path) -> None:
         read_cutout(tmp_path / "none.png")
 
 
+@pytest.mark.parametrize(("image", "fragment"), [
+    (Image.new("RGBA", (40, 40), (200, 30, 30, 0)), "is transparent everywhere"),
+    (Image.new("RGB", (40, 40), "white"), r"is of one colour \(255, 255, 255\)"),
+    (Image.new("L", (40, 40), 7), r"is of one colour \(7, 7, 7\)"),
+])  # fmt: skip
+def test_a_picture_of_nothing_is_refused(image: Image.Image, fragment: str, tmp_path: Path) -> None:
+    image.save(tmp_path / "nothing.png")
+    with pytest.raises(StarringError, match=rf"nothing\.png {fragment}.*, so it shows nothing"):
+        read_cutout(tmp_path / "nothing.png")
+
+
+def test_how_little_may_be_opaque(tmp_path: Path) -> None:
+    """As little as a segmenter may find: half a percent."""
+    pixels = np.zeros((100, 100, 4), np.uint8)
+    pixels[:7, :7] = 255
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    with pytest.raises(StarringError, match="transparent almost everywhere"):
+        read_cutout(tmp_path / "small.png")
+    pixels[:8, :8] = 255
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    assert read_cutout(tmp_path / "small.png").size == (10, 10), "of one colour, but with an outline"
+
+
 @pytest.mark.parametrize(("text", "entity", "there"), [
     ("a Red Toy Car drives", "toy  car", True), ("toys", "toy", False), ("a toy.", "Toy", True), ("a toy", " ", False),
     ("a c++ robot", "c++", True),

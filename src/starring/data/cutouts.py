@@ -14,12 +14,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from starring.data.masks import SMALLEST
 from starring.data.motion import framed
 from starring.data.subject import open_image
 from starring.errors import StarringError
 
 MARGIN = 0.05
 """White around a subject, as a share of its longer side."""
+PLAIN = 8
+"""How far apart (of 255) the values of a picture may lie that shows nothing: compression leaves that much."""
 
 
 def cut_out(image: Image.Image, mask: Tensor) -> Image.Image:
@@ -43,7 +46,8 @@ def opened(path: Path) -> tuple[Image.Image, Tensor | None]:
     """A picture, and where it is opaque, ``h w`` in {0, 1}; ``None`` where all of it is.
 
     Raises:
-        StarringError: if there is no such file, or it cannot be read.
+        StarringError: if there is no such file, it cannot be read, or it shows nothing: it is transparent (almost)
+            everywhere, or of one colour.
     """
     if not path.is_file():
         raise StarringError(f"There is no picture {path}. Check the path.")
@@ -55,7 +59,18 @@ def opened(path: Path) -> tuple[Image.Image, Tensor | None]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise StarringError(f"{path} cannot be read as a picture ({error}). Replace it.") from error
     opaque = torch.from_numpy(np.asarray(alpha) > 127)
-    return image, None if bool(opaque.all()) or not bool(opaque.any()) else opaque.float()
+    if float(opaque.float().mean()) < SMALLEST:
+        raise StarringError(
+            f"{path} is transparent {'almost ' if bool(opaque.any()) else ''}everywhere, so it shows nothing. Cut the"
+            " subject out anew, larger, or give the photograph itself."
+        )
+    if not bool(opaque.all()):
+        return image, opaque.float()
+    pixels = np.asarray(image.convert("RGB"), np.int16).reshape(-1, 3)
+    if int(np.ptp(pixels, axis=0).max()) <= PLAIN:
+        shade = ", ".join(str(value) for value in pixels[0])
+        raise StarringError(f"{path} is of one colour ({shade}), so it shows nothing. Give a picture of the subject.")
+    return image, None
 
 
 def read_cutout(path: Path) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from starring.data.subject import Complaint, Subject
 from starring.data.video import contact_sheet
 from starring.errors import StarringError
 from starring.learn.progress import OnProgress, Preview, Progress
-from starring.methods import METHODS, build, find
+from starring.methods import METHODS, build, find, recipe_for
 from starring.methods.base import require_family, require_fitting
 from starring.run import Run
 
@@ -88,7 +89,8 @@ def learned_before(recipe: Recipe, tokens: str | Path | None, backbone: Backbone
     """A recipe in which nothing is left to learn for a subject, and what was learned once for all.
 
     Args:
-        recipe: of a method that learns from pairs; its options win over those of the run.
+        recipe: of a method that learns from pairs. What its options say otherwise than the usual recipe wins over those
+            of the run; what nobody asked for does not.
         tokens: a finished run of the method; the one that ships with the backbone when absent.
         backbone: of the family that it was learned on.
 
@@ -100,7 +102,16 @@ def learned_before(recipe: Recipe, tokens: str | Path | None, backbone: Backbone
     if record.recipe.method != recipe.method:
         raise StarringError(f"{source.folder} learned '{record.recipe.method}', and not '{recipe.method}'.")
     require_family(recipe.method, record.family, backbone)
-    options = {**record.recipe.options, **recipe.options}
+    usual, learned = recipe_for(recipe.method, backbone).options, record.recipe.options
+    asked = {key: value for key, value in recipe.options.items() if key not in usual or usual[key] != value}
+    options = {**recipe.options, **learned, **asked}
+    for key in sorted(find(recipe.method).binding & set(asked) & set(learned)):
+        if asked[key] != learned[key]:
+            warnings.warn(
+                f"{source.folder} was learned with {key}={learned[key]} and is to film with {key}={asked[key]}, which"
+                f" it never saw. Leave {key} out to film as it was learned.",
+                stacklevel=2,
+            )
     require_fitting(build(recipe.method, backbone, options), weights, source.weights, backbone)
     digest = hashlib.sha256(source.weights.read_bytes()).hexdigest()
     return replace(

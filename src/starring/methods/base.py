@@ -129,6 +129,8 @@ class Method(nn.Module, ABC):
     """The scores of that table, in the paper's order."""
     shaping: ClassVar[frozenset[str]] = frozenset()
     """Options that learning depends on, of those that its rows change: such a row is learned for itself."""
+    binding: ClassVar[frozenset[str]] = frozenset()
+    """Options that must be the same in filming as they were in learning; others are told (of :attr:`paired` ones)."""
     moving: ClassVar[bool] = False
     """Whether it learns a motion from clips together with the subject."""
     paired: ClassVar[bool] = False

@@ -179,6 +179,7 @@ class CustomVideoX(Method):
     config_type = CustomVideoXConfig
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
+    binding = frozenset({"form", "place", "clean_time", "everywhere"})
     paired = True
 
     def __init__(self, backbone: Backbone, config: CustomVideoXConfig | None = None) -> None:
