@@ -24,7 +24,7 @@ OVERSAMPLE = 4
 FRAMES = 16
 """Frames of a film."""
 MOTIONS = ("left", "right", "jumping", "turning", "growing", "still")
-UNSEEN_MOTIONS = ("zigzag",)
+UNSEEN_MOTIONS = ("circling",)
 """Motions that no training and no caption shows: they can only be learned from clips."""
 PATTERNS = ("plain", "spots", "stripes", "patch", "belly")
 UNIT = {"close": 0.44, "normal": 0.34, "far": 0.17}
@@ -280,9 +280,9 @@ def at(start: Shot, moment: float, pace: float) -> Shot:
         squash = float(direction)
     elif start.motion == "jumping":
         y -= 0.3 * pace * abs(np.sin(2 * np.pi * moment))
-    elif start.motion == "zigzag":
-        x = 0.5 + start.facing * pace * 0.25 * (2 * moment - 1)
-        y -= 0.28 * pace * abs((3 * moment + 1) % 2 - 1)
+    elif start.motion == "circling":
+        x = 0.5 - start.facing * pace * 0.22 * np.cos(2 * np.pi * moment)
+        y -= 0.16 * pace * (1 + np.sin(2 * np.pi * moment))
     elif start.motion == "turning":
         squash = start.facing * float(np.cos(np.pi * moment))
         facing = 1 if squash > 0 else -1
