@@ -60,9 +60,27 @@ def test_rows_that_learn_differently_are_learned_for_themselves(tmp_path: Path) 
     assert "fido: a <*> dog running" in found.report.read_text().replace("&lt;", "<").replace("&gt;", ">")
 
 
+def test_the_rows_of_customvideox_are_table_2_and_three_of_ours() -> None:
+    off = {"tab": False, "erae": False, "product": False}
+    plain_frame = {**off, "form": "joint", "decoupled": False, "adapted": False, "clean_time": False}
+    rows = {row.name: row.options for row in rows_of("customvideox")}
+    assert rows == {
+        "3D reference attention": off, "with TAB": {**off, "tab": True}, "with ERAE": {**off, "erae": True},
+        "CustomVideoX": {"tab": True, "erae": True}, "naive injection": {**plain_frame, "place": "none"},
+        "naive injection, before the film": {**plain_frame, "place": "before"}, "without reference": {"shown": False},
+    }  # fmt: skip
+    assert next(iter(rows)) == "3D reference attention", "what the others are compared with"
+    assert not any(row.reward or row.sample for row in rows_of("customvideox"))
+
+
 @pytest.mark.parametrize(
-    "own", [{}, {"form": "cached"}, {"product": True}, {"form": "cached", "product": True}], ids=str
-)
+    "own",
+    [
+        {}, {"form": "cached"}, {"product": True}, {"form": "cached", "product": True}, {"decoupled": True},
+        {"erae_way": "output"}, {"erae_over": "before", "whole": True},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_rows_of_customvideox_go_with_whatever_a_run_chose(own: dict[str, Any]) -> None:
     for row in CustomVideoX.ablation.values():
         from_json(CustomVideoXConfig, {**own, **row["options"]})
@@ -83,8 +101,8 @@ def test_a_method_that_learned_once_is_taken_apart_without_learning(tmp_path: Pa
         )
         for _ in range(2)
     ][-1]  # fmt: skip
-    names = ["3D reference attention", "with TAB", "with ERAE", "CustomVideoX", "naive injection"]
-    assert [row.name for row in found.rows] == names
+    names = [row.name for row in found.rows]
+    assert names == list(CustomVideoX.ablation)
     (run,) = (found.folder / "runs").iterdir()
     films = {shot.frames.read_bytes() for shots in found.shots.values() for shot in shots}
     assert len(films) == len(names)

@@ -15,7 +15,9 @@ def linear(x: Array, layer: Any) -> Array:
 
 
 def change(x: Array, adapter: Any) -> Array:
-    """``x (scale up down)^T``."""
+    """``x (scale up down)^T``, or by a whole matrix."""
+    if hasattr(adapter, "full"):
+        return x @ adapter.full.weight.detach().double().numpy().T
     return x @ (adapter.up.weight @ adapter.down.weight).detach().double().numpy().T * adapter.scale
 
 
@@ -40,43 +42,36 @@ def tab(t: float, total: float = 999.0, gamma: float = 10.0, epsilon: float = 0.
     return float(np.tanh(-gamma * (2 * t / total - 1) ** 2 + epsilon))
 
 
-def region(query: Array, keys: Array, tokens: list[int], frames: int, threshold: float, stretch: bool = True) -> Array:
-    """Equation 8's R_e: the softmax over these keys, mean over heads, stretched in each frame, held to lambda.
+def found(query: Array, keys: Array, tokens: list[int]) -> Array:
+    """The softmax over these keys at the entity's tokens, mean over heads, for each query.
 
-    ``keys`` are the text's, which come first, or all there are; without ``stretch`` the softmax itself is held.
+    ``keys`` are the text's, which come first, or all there are.
     """
     heads, count, _ = query.shape
-    found = np.zeros(count)
+    shares = np.zeros(count)
     for i in range(count):
         for head in range(heads):
             logits = keys[head] @ query[head, i] / np.sqrt(query.shape[-1])
             weights = np.exp(logits - logits.max())
-            found[i] += sum(weights[j] for j in tokens) / weights.sum() / heads
+            shares[i] += sum(weights[j] for j in tokens) / weights.sum() / heads
+    return shares
+
+
+def region(shares: Array, frames: int, threshold: float, stretch: bool = True) -> Array:
+    """Equation 8's R_e: a map, stretched in each frame, held to lambda; without ``stretch`` the map itself is held."""
     if not stretch:
-        return (found > threshold).astype(float)
-    result = np.zeros(count)
-    for frame in np.split(np.arange(count), frames):
-        low, high = found[frame].min(), found[frame].max()
-        result[frame] = (found[frame] - low) / (high - low) > threshold
+        return (shares > threshold).astype(float)
+    result = np.zeros(len(shares))
+    for frame in np.split(np.arange(len(shares)), frames):
+        low, high = shares[frame].min(), shares[frame].max()
+        result[frame] = (shares[frame] - low) / (high - low) > threshold
     return result
 
 
-def attention(
-    attn: Any, adapters: Any, text: Array, video: Array, reference: Array, rows: tuple[Any, Any], frames: int,
-    time: float = 0.0, boost: float = 0.0, threshold: float = 0.1, tokens: list[int] | None = None,
-    apart: bool = False, product: bool = False, all_queries: bool = False, kind: str = "minmax",
-    everywhere: bool = False,
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    """One joint attention layer over text, video and reference tokens, each ``n d``.
-
-    ``apart`` keeps the reference's queries from everything but the reference (Algorithm 1). ``product`` multiplies the
-    biases, ``all_queries`` gives text and reference the one over time too, ``kind`` is what is held against lambda, and
-    ``everywhere`` changes all tokens and not the reference's alone.
-    """
-    n_text, n_video = len(text), len(video)
-    x = np.concatenate([text, video, reference])
-    own = np.arange(len(x)) >= n_text + n_video
-    changed = np.ones(len(x), dtype=bool) if everywhere else own
+def projected(
+    attn: Any, adapters: Any, x: Array, changed: NDArray[np.bool_], n_text: int, rows: tuple[Any, Any]
+) -> list[Array]:
+    """Queries, keys and values ``h n d``: changed where they are, normalised, and turned beyond the text."""
     parts: list[Array] = []
     for which in ("to_q", "to_k", "to_v"):
         y = linear(x, getattr(attn, which))
@@ -85,22 +80,56 @@ def attention(
     q, k, v = parts
     q, k = normed(q, attn.norm_q), normed(k, attn.norm_k)
     q[:, n_text:], k[:, n_text:] = rotated(q[:, n_text:], rows), rotated(k[:, n_text:], rows)
-    bias = np.zeros((len(x), len(x)))
-    a = np.full(n_video, time)
+    return [q, k, v]
+
+
+def softmax(logits: Array) -> Array:
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def attention(
+    attn: Any, adapters: Any, text: Array, video: Array, reference: Array, rows: tuple[Any, Any], frames: int,
+    time: float = 0.0, boost: float = 0.0, threshold: float = 0.1, tokens: list[int] | None = None,
+    apart: bool = False, product: bool = False, all_queries: bool = False, kind: str = "minmax",
+    everywhere: bool = False, way: str = "logits", decoupled: bool = False, shares: Array | None = None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """One joint attention layer over text, video and reference tokens, each ``n d``.
+
+    ``apart`` keeps the reference's queries from everything but the reference (Algorithm 1). ``product`` multiplies the
+    biases, ``all_queries`` gives text and reference the one over time too, ``kind`` is what is held against lambda, and
+    ``everywhere`` changes all tokens and not the reference's alone. ``way`` is what the boost does to the logits or the
+    output of the reference, ``decoupled`` gives it a softmax of its own, and ``shares`` is a map from elsewhere.
+    """
+    n_text, n_video = len(text), len(video)
+    x, film = np.concatenate([text, video, reference]), slice(n_text, n_text + n_video)
+    own = np.arange(len(x)) >= n_text + n_video
+    changed = np.ones(len(x), dtype=bool) if everywhere else own
+    q, k, v = projected(attn, adapters, x, changed, n_text, rows)
+    a, gain, r = np.zeros(len(x)), np.ones(len(x)), np.zeros(n_video)
     if tokens is not None:
-        keys = k if kind == "joint" else k[:, :n_text]
-        r = region(q[:, n_text : n_text + n_video], keys, tokens, frames, threshold, kind == "minmax")
+        seen = found(q[:, film], k if kind == "joint" else k[:, :n_text], tokens) if shares is None else shares
+        r = region(seen, frames, threshold, kind == "minmax")
         assert 0 < r.sum() < n_video, "somewhere, and not everywhere"
-        a = a * r if product else a + boost * r
     if all_queries:
-        bias[:, own] = time
-    bias[n_text : n_text + n_video, own] = a[:, None]
+        a[:] = time
+    a[film] = time * r if product else time + (boost * r if way == "logits" else 0)
+    gain[film] += 0 if way == "logits" else boost * r
+    logits = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1])
+    if way == "scale":
+        logits[:, :, own] *= gain[:, None]
+    bias = np.zeros((len(x), len(x)))
+    bias[:, own] = a[:, None]
     if apart:
         bias[np.ix_(own, ~own)] = -np.inf
-    logits = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1]) + bias
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    out = (weights / weights.sum(-1, keepdims=True)) @ v
-    out = out.transpose(1, 0, 2).reshape(len(x), -1)
+    weights = softmax(logits + (np.where(np.isinf(bias), bias, 0) if decoupled else bias))
+    if decoupled:
+        gated = slice(0, len(x)) if all_queries else film
+        weights[:, gated][..., ~own] = softmax(logits[:, gated][..., ~own])
+        weights[:, gated][..., own] = softmax(logits[:, gated][..., own]) * np.exp(a[gated])[:, None]
+    if way == "output":
+        weights[:, :, own] *= gain[:, None]
+    out = (weights @ v).transpose(1, 0, 2).reshape(len(x), -1)
     y = linear(out, attn.to_out[0])
     y[changed] += change(out[changed], adapters["to_out"])
-    return y[:n_text], y[n_text : n_text + n_video], y[own]
+    return y[:n_text], y[film], y[own]

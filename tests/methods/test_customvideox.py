@@ -387,11 +387,3 @@ def test_bad_input_is_refused_in_words(tiny: Backbone, tmp_path: Path) -> None:
         CustomVideoX(load_backbone(tiny_animatediff(tmp_path)), CONFIG)
     with pytest.raises(StarringError, match="sine and cosine positions"):
         CustomVideoX(load_backbone(tiny_cogvideox(tmp_path / "2b", rotary=False)), CONFIG)
-    for wrong in (
-        {"form": "jiont"},
-        {"rank": 0},
-        {"form": "cached", "clean_time": False},
-        {"product": True, "tab": False},
-    ):
-        with pytest.raises(StarringError):
-            CustomVideoXConfig(**wrong)

@@ -47,6 +47,33 @@ class LowRank(nn.Module):
         return torch.mm(self.up.weight, self.down.weight) * self.scale
 
 
+class FullRank(nn.Module):
+    """A change of a linear map by a whole matrix, which starts at zero.
+
+    Args:
+        inputs: width of the layer's input.
+        outputs: width of the layer's output.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.full = nn.Linear(inputs, outputs, bias=False)
+        nn.init.zeros_(self.full.weight)
+
+    @classmethod
+    def beside(cls, linear: nn.Linear) -> FullRank:
+        """One that fits ``linear``, on its device."""
+        return cls(linear.in_features, linear.out_features).to(linear.weight.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``... inputs`` to ``... outputs``, computed in the branch's precision, returned in that of ``x``."""
+        return self.full(x.to(self.full.weight.dtype)).to(x.dtype)
+
+    def delta(self) -> Tensor:
+        """The change as a matrix ``(outputs, inputs)``, as it would be added to the layer's weight."""
+        return self.full.weight
+
+
 class Bottleneck(nn.Module):
     """A bottleneck adapter (arXiv 1902.00751, section 2): ``up(gelu(down(x)))``, with biases.
 

@@ -14,11 +14,15 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
-from starring.layers.branches import LowRank
+from starring.layers import readings
+from starring.layers.branches import FullRank, LowRank
 from starring.layers.joint import KeyValue, biased_attention, entity_map, plain_attention, stretched
+from starring.layers.kernels import chosen, kernel
 
 FORMS = ("joint", "cached")
 MAPS = ("minmax", "text", "joint")
+MEMORIES = ("layer", "layers", "before")
+WAYS = ("logits", "scale", "output")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,26 +55,43 @@ class View:
     """beta_1 of eq. 8."""
     product: bool = False
     """Multiply the two biases, as Algorithm 1 writes it, instead of adding them."""
+    over: str = "layer"
+    """Whose map is held against the threshold: the ``layer``'s, the mean over it and the ``layers`` before it, or the
+    layer's own of the call ``before`` (its present one in the first)."""
+    way: str = "logits"
+    """What the boost does in the region: it is added to the ``logits`` towards the reference, they are multiplied by
+    one more than it (``scale``), or the reference's part of the ``output`` is."""
+    decoupled: bool = False
+    """Whether the film's queries attend to the reference in a softmax of its own, whose output is added times
+    exp(bias); with ``all_queries``, all of them."""
 
 
 class ReferenceAttention:
     """An attention processor for CogVideoX's blocks; without a reference it is the one it replaces.
 
     Args:
-        adapters: low-rank changes by the name of the linear layer: ``to_q``, ``to_k``, ``to_v``, ``to_out``.
+        adapters: changes by the name of the linear layer: ``to_q``, ``to_k``, ``to_v``, ``to_out``.
         look: says what the present call is.
         previous: the processor it replaces.
+        before: that of the layer before, whose maps are counted in a mean over layers.
     """
 
     _attention_backend: Any = None
     _parallel_config: Any = None
 
-    def __init__(self, adapters: Mapping[str, LowRank], look: Callable[[], View], previous: Any) -> None:
+    def __init__(
+        self, adapters: Mapping[str, LowRank | FullRank], look: Callable[[], View], previous: Any,
+        before: ReferenceAttention | None = None,
+    ) -> None:  # fmt: skip
         self.adapters, self.look, self.previous = adapters, look, previous
         self._attention_backend = getattr(previous, "_attention_backend", None)
         # Here and not in a table by the layer's name, which would be compiled anew for every layer.
         self.kept: KeyValue | None = None
         """Keys (normalised, rotated) and values ``b h r d`` of the reference that was read last."""
+        self.before = before
+        self.depth = torch.tensor(1.0) if before is None else before.depth + 1
+        self.seen: Tensor | None = None
+        """The entity's map ``b n`` of the last call, or the sum of it and those of the layers before."""
 
     def __call__(
         self,
@@ -129,6 +150,9 @@ class ReferenceAttention:
             far_key, far_value = (part[-len(query) :].expand(len(query), -1, -1, -1) for part in self.kept)
         else:
             far_key, far_value = key[:, :, end:], value[:, :, end:]
+        if view.decoupled or (view.columns is not None and view.way != "logits"):
+            near = key[:, :, :end], value[:, :, :end]
+            return self._otherwise(view, query, near, (far_key, far_value), words)
         if view.time is None and view.columns is None:
             both = torch.cat([key[:, :, :end], far_key], dim=2), torch.cat([value[:, :, :end], far_value], dim=2)
             return plain_attention(query, *both, self._attention_backend)
@@ -150,6 +174,26 @@ class ReferenceAttention:
 
         return biased_attention(query, groups, measured, self._attention_backend)
 
+    def _otherwise(self, view: View, query: Tensor, near: KeyValue, far: KeyValue, words: int) -> Tensor:
+        """Readings in which the region has to be known before attention is computed."""
+        end, region, backend = near[0].shape[2], None, self._attention_backend
+        if view.columns is not None:
+            with torch.no_grad():
+                video = query[:, :, words:end]
+                run = kernel(video, chosen(backend)).forward
+                groups = [near, far] if view.map == "joint" else [(near[0][:, :, :words], near[1][:, :, :words])]
+                sums = torch.stack([run(video, *group)[1] for group in groups])
+                region = self._region(view, video, near[0][:, :, view.columns], sums.logsumexp(0))
+        bias = self._bias(view, query, words, end, region if view.way == "logits" else None)
+        gain = torch.ones(len(query), 1, query.shape[2], device=query.device)
+        if region is not None and view.way != "logits":
+            gain[:, 0, words:end] += view.boost * region
+        if view.decoupled:
+            film = slice(0, query.shape[2]) if view.all_queries else slice(words, end)
+            return readings.apart(query, near, far, bias, gain, view.way, film, backend)
+        compute = readings.scaled if view.way == "scale" else readings.amplified
+        return compute(query, near, far, bias, gain, backend)
+
     def _bias(self, view: View, query: Tensor, words: int, end: int, region: Tensor | None) -> Tensor:
         """The bias of each query towards the reference, ``b 1 n`` (eq. 7 and 8)."""
         video, after = torch.zeros(1, end - words, device=query.device), query.shape[2] - end
@@ -167,9 +211,25 @@ class ReferenceAttention:
         assert view.entity is not None
         rows = view.entity[-len(video) :]  # a cache may leave out the negative prompts, which come first
         found = entity_map(video, asked, rows, total)
+        if view.over != "layer":
+            found = self._remembered(view, found) * (rows.sum(1, keepdim=True) > 0)
         if view.map == "minmax":
             found = stretched(found, view.frames)
         return (found > view.threshold).float()
+
+    def _remembered(self, view: View, found: Tensor) -> Tensor:
+        """The map of another call, or the mean over layers. Written, not added to: a block may be computed again."""
+        if view.over == "before":
+            former, self.seen = self.seen, found
+            return found if former is None else _last(former, len(found))
+        former = self.before.seen if self.before is not None else None
+        self.seen = found if former is None else found + _last(former, len(found))
+        return self.seen / self.depth
+
+
+def _last(maps: Tensor, count: int) -> Tensor:
+    """Maps of the last ``count`` prompts: a cache may have left out the negative ones, now or then."""
+    return maps[-count:].expand(count, -1)
 
 
 def _rotated(x: Tensor, words: int, rows: KeyValue | None) -> Tensor:

@@ -12,158 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from starring.backbones.base import PLACES, Backbone, Reference, Text
-from starring.config import Data, Recipe, Sample, Stage, Train
+from starring.backbones.base import Backbone, Reference, Text
+from starring.config import Recipe
 from starring.data.prompts import mentioned
 from starring.errors import StarringError, unknown
 from starring.layers.attach import swap
-from starring.layers.branches import LowRank
-from starring.layers.reference import FORMS, MAPS, ReferenceAttention, View
+from starring.layers.branches import FullRank, LowRank
+from starring.layers.reference import ReferenceAttention, View
 from starring.layers.tokens import tokens_of
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Request, draw
+from starring.methods.customvideox_options import COMPONENTS, RECIPES, STAGE, CustomVideoXConfig
 from starring.methods.words import inside, masked_error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CustomVideoXConfig:
-    """The choices inside CustomVideoX."""
-
-    rank: int = 128
-    """Inner width of the low-rank changes (appendix B)."""
-    form: str = "joint"
-    """``joint``: film and reference attend to each other in every step (eq. 4). ``cached``: the reference attends to
-    itself alone, once, and its keys and values serve all steps (Algorithm 1). Training and filming must agree (C10)."""
-    place: str = "width"
-    """Where the reference's rotary positions lie beside the film's (eq. 5, C13)."""
-    clean_time: bool = True
-    """Modulate reference tokens as at timestep 0, or, if false, as the film's (C12)."""
-    adapted: bool = True
-    """Let the low-rank changes act at all. Without, the reference is one more frame to a model that never saw any: the
-    naive way, for comparison."""
-    everywhere: bool = False
-    """Let the low-rank changes act on all tokens, and not on the reference's alone (C11)."""
-    tab: bool = True
-    """Time-aware attention bias (section 4.2)."""
-    tab_gamma: float = 10.0
-    """gamma of M(t) = -gamma (2 t / T - 1)^2 + epsilon (eq. 6)."""
-    tab_epsilon: float = 0.1
-    """epsilon of M(t) (C22)."""
-    tab_squash: str = "tanh"
-    """``tanh``, which keeps the bias in (-1, 1), or ``none``, which switches the reference off at both ends (C3)."""
-    tab_scale: float = 1.0
-    """Factor of the squashed bias (C3)."""
-    tab_flipped: bool = False
-    """Strongest at both ends and weakest in the middle (C2)."""
-    tab_queries: str = "video"
-    """Whose attention to the reference is biased: that of ``video`` tokens, or of ``all`` (C5)."""
-    erae: bool = True
-    """Entity region-aware enhancement (section 4.3); it needs the entity's word."""
-    erae_threshold: float = 0.1
-    """lambda of eq. 8."""
-    erae_boost: float = 0.1
-    """beta_1 of eq. 8."""
-    erae_map: str = "minmax"
-    """What is held against lambda (C7); see :attr:`starring.layers.reference.View.map`."""
-    product: bool = False
-    """The time-aware bias inside the entity's region and none outside, instead of the sum of both biases (C9)."""
-    bias_in_training: bool = False
-    """Bias the attention in training too (C6)."""
-    text_dropout: float = 0.1
-    """Share of captions left out in training (C18)."""
-    reference_dropout: float = 0.1
-    """Share of references replaced by empty latents in training (C18)."""
-    guided: str = "both"
-    """Which branch of guidance sees the reference: ``both``, or only the ``positive`` one, where the other sees empty
-    latents (C18)."""
-
-    def __post_init__(self) -> None:
-        for what, value, known in (
-            ("form", self.form, FORMS),
-            ("place for a reference", self.place, PLACES),
-            ("squashing of the time-aware bias", self.tab_squash, ("tanh", "none")),
-            ("queries of the time-aware bias", self.tab_queries, ("video", "all")),
-            ("map of the entity", self.erae_map, MAPS),
-            ("guided branch", self.guided, ("both", "positive")),
-        ):
-            if value not in known:
-                raise unknown(what, value, known)
-        if self.rank < 1:
-            raise StarringError(f"CustomVideoX needs a rank of at least 1, not {self.rank}. The paper has 128.")
-        for name in ("text_dropout", "reference_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise StarringError(f"{name} is {getattr(self, name)}, but it is a share in [0, 1).")
-        if self.product and not (self.tab and self.erae):
-            raise StarringError("product=True multiplies the two biases, so it needs tab and erae.")
-        if self.form == "cached" and not self.clean_time:
-            raise StarringError(
-                "A reference that is read once for all steps has the timestep of none. Choose clean_time=True, or"
-                " form='joint'."
-            )
-
-
-STAGE = "adapter"
-"""The one stage."""
-PAPER = Recipe(
-    method="customvideox",
-    backbone="cogvideox-5b",
-    stages=(
-        Stage(
-            name=STAGE,
-            train=Train(
-                steps=10_000, batch=1, accumulate=2, learning_rate=1e-5, weight_decay=1e-2, precision="bf16",
-                checkpoint_every=500,
-            ),
-        ),
-    ),
-    data=Data(masks=False, unmasked=0.0, augment=False, flip=False, fit="crop", pace="film"),
-    sample=Sample(frames=25, height=480, width=720, steps=50, guidance=6.0, fps=8),
-    source="arXiv 2502.06527, section 6.1 and appendix B; guidance is CogVideoX's own (C18); 16 GPUs there",
-)  # fmt: skip
-RECIPES = {
-    "customvideox": PAPER,
-    "customvideox-miniature": replace(
-        PAPER,
-        backbone="miniature-dit",
-        options={"rank": 64},
-        stages=(
-            replace(
-                PAPER.stages[0],
-                train=replace(
-                    PAPER.stages[0].train, steps=2000, batch=8, accumulate=1, learning_rate=1e-3, warmup=100,
-                    schedule="cosine", precision="no",
-                ),
-            ),
-        ),
-        sample=None,
-        source="the paper's recipe at the miniature's size: rank, steps and rate are ours; not measured yet",
-    ),
-}  # fmt: skip
-COMPONENTS: dict[str, dict[str, Any]] = {
-    "3D reference attention": {"options": {"tab": False, "erae": False, "product": False}},
-    "with TAB": {"options": {"tab": True, "erae": False, "product": False}},
-    "with ERAE": {"options": {"tab": False, "erae": True, "product": False}},
-    "CustomVideoX": {"options": {"tab": True, "erae": True}},
-    "naive injection": {
-        "options": {
-            "tab": False,
-            "erae": False,
-            "product": False,
-            "form": "joint",
-            "adapted": False,
-            "place": "none",
-            "clean_time": False,
-        }
-    },
-}
-"""The rows of the paper's component table: the reference as a plain frame on the film's first one (no component there),
-3D reference attention, TAB with it, and all three. ERAE without TAB is ours."""
 
 
 class CustomVideoX(Method):
@@ -179,7 +44,7 @@ class CustomVideoX(Method):
     config_type = CustomVideoXConfig
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
-    binding = frozenset({"form", "place", "clean_time", "everywhere"})
+    binding = frozenset({"form", "place", "clean_time", "everywhere", "decoupled"})
     paired = True
 
     def __init__(self, backbone: Backbone, config: CustomVideoXConfig | None = None) -> None:
@@ -197,7 +62,10 @@ class CustomVideoX(Method):
             layers = {"to_q": found.to_q, "to_k": found.to_k, "to_v": found.to_v, "to_out": found.to_out[0]}
             # A dot would nest in the state dict.
             self.adapters[name.replace(".", "__")] = nn.ModuleDict(
-                {which: LowRank.beside(layer, self.config.rank) for which, layer in layers.items()}
+                {
+                    which: FullRank.beside(layer) if self.config.whole else LowRank.beside(layer, self.config.rank)
+                    for which, layer in layers.items()
+                }
             )
         self._view = View()
         self._read_for: tuple[Tensor, int] | None = None
@@ -214,7 +82,8 @@ class CustomVideoX(Method):
 
         def make(name: str, _: nn.Module, previous: Any) -> ReferenceAttention:
             own: Any = self.adapters[name.replace(".", "__")] if self.config.adapted else {}
-            made = ReferenceAttention({which: own[which] for which in own}, lambda: self._view, previous)
+            before = self._attached[-1] if self._attached else None
+            made = ReferenceAttention({which: own[which] for which in own}, lambda: self._view, previous, before)
             self._attached.append(made)
             return made
 
@@ -236,7 +105,7 @@ class CustomVideoX(Method):
             StarringError: if the entity is not in the prompt.
         """
         reference = request.reference if request is not None else None
-        if request is None or reference is None:
+        if request is None or reference is None or not self.config.shown:
             self._view = View()
             return backbone.predict(x, t, text)
         entity = None
@@ -250,7 +119,8 @@ class CustomVideoX(Method):
                 raise _unnamed(prompts[-1], request.entity)
         if self.config.guided == "positive" and len(text) > 1:
             reference = torch.cat([torch.zeros_like(reference), reference])
-        return self._beside(backbone, x, t, text, reference, entity, biased=True)
+        time = self.bias(backbone, t, request.sample.steps)
+        return self._beside(backbone, x, t, text, reference, entity, time)
 
     def loss(self, backbone: Backbone, batch: Batch, progress: float) -> Losses:
         """Squared error of the prediction on video tokens, beside clean references (section 6.1), where no bars are.
@@ -278,7 +148,8 @@ class CustomVideoX(Method):
             entity = self._entity(backbone, text, captions, batch.entities)
         with self.attached(backbone):
             self._read_for = None
-            out = self._beside(backbone, noisy, t, text, batch.references * kept, entity, biased)
+            time = self.bias(backbone, t) if biased else None
+            out = self._beside(backbone, noisy, t, text, batch.references * kept, entity, time)
         error = masked_error(out, target, inside(batch).to(out)).mean()
         return Losses(total=error, parts={"error": error.detach()})
 
@@ -292,6 +163,8 @@ class CustomVideoX(Method):
             raise StarringError("CustomVideoX films beside a photograph of the subject. Give one with --reference.")
         with self.attached(backbone), torch.no_grad():
             self._read_for = None  # the adapters may have learned since
+            for layer in self._attached:
+                layer.seen = None
             return draw(self, backbone, request)
 
     def learns(self, stage: str) -> Iterable[nn.Parameter]:
@@ -315,7 +188,10 @@ class CustomVideoX(Method):
         return [parameter for which in unread for parameter in last.get_submodule(which).parameters()]
 
     def described(self, state: Mapping[str, Tensor]) -> str:
-        """Rank, layers and width of the low-rank changes in a state dict."""
+        """Rank, layers and width of the changes in a state dict."""
+        full = [value for name, value in state.items() if name.endswith("full.weight") and value.ndim == 2]
+        if full:
+            return f"changes of full rank for {len(full)} layers of width {full[0].shape[1]}"
         downs = [value for name, value in state.items() if name.endswith("down.weight") and value.ndim == 2]
         if not downs:
             return super().described(state)
@@ -329,7 +205,7 @@ class CustomVideoX(Method):
         text: Text,
         reference: Tensor,
         entity: tuple[Tensor, Tensor] | None,
-        biased: bool,
+        time: Tensor | None,
     ) -> Tensor:
         """One denoiser call beside reference latents ``b c r h w``, in the configured form.
 
@@ -350,9 +226,9 @@ class CustomVideoX(Method):
             self._read_for = reference, x.shape[2]
         self._view = View(
             form=c.form, frames=x.shape[2], pictures=reference.shape[2], everywhere=c.everywhere,
-            time=self.bias(backbone, t) if biased and c.tab else None, all_queries=c.tab_queries == "all",
+            time=time if c.tab else None, all_queries=c.tab_queries == "all", decoupled=c.decoupled,
             columns=entity[0] if entity else None, entity=entity[1] if entity else None, map=c.erae_map,
-            threshold=c.erae_threshold, boost=c.erae_boost, product=c.product,
+            threshold=c.erae_threshold, boost=c.erae_boost, product=c.product, way=c.erae_way, over=c.erae_over,
         )  # fmt: skip
         return backbone.predict(x, t, text, given if c.form == "joint" else None)
 
@@ -363,10 +239,21 @@ class CustomVideoX(Method):
             return False
         return kept[1] == frames and kept[0].shape == reference.shape and torch.equal(kept[0], reference)
 
-    def bias(self, backbone: Backbone, t: Tensor) -> Tensor:
-        """The time-aware bias at ``t`` (eq. 6 and 7), shaped as ``t``: about 0.1 half way and -1 at both ends."""
-        c = self.config
-        share = torch.as_tensor(t, device=backbone.device).float() / (backbone.parametrization.timesteps - 1)
+    def bias(self, backbone: Backbone, t: Tensor, steps: int | None = None) -> Tensor:
+        """The time-aware bias at ``t`` (eq. 6 and 7), shaped as ``t``: about 0.1 half way and -1 at both ends.
+
+        Args:
+            backbone: has the schedule.
+            t: timesteps.
+            steps: of the film; ``None`` in training, whose steps are all timesteps.
+        """
+        c, t = self.config, torch.as_tensor(t, device=backbone.device)
+        share = t.float() / (backbone.parametrization.timesteps - 1)
+        if c.tab_unit == "step" and steps is not None:
+            scheduler = backbone.scheduler()
+            scheduler.set_timesteps(steps)
+            times: Tensor = scheduler.timesteps.to(t.device)
+            share = 1 - (times > t.unsqueeze(-1)).sum(-1).float() / max(len(times) - 1, 1)
         away = (2 * share - 1).square()
         away = 1 - away if c.tab_flipped else away
         bias = c.tab_epsilon - c.tab_gamma * away
