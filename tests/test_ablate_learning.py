@@ -62,7 +62,8 @@ def test_rows_that_learn_differently_are_learned_for_themselves(tmp_path: Path) 
 
 def test_the_rows_of_customvideox_are_table_2_and_three_of_ours() -> None:
     off = {"tab": False, "erae": False, "product": False}
-    plain_frame = {**off, "form": "joint", "decoupled": False, "adapted": False, "clean_time": False}
+    plain_frame = {**off, "form": "joint", "decoupled": False, "adapted": False, "clean_time": False,
+                   "reference_height": 0, "reference_width": 0}  # fmt: skip
     rows = {row.name: row.options for row in rows_of("customvideox")}
     assert rows == {
         "3D reference attention": off, "with TAB": {**off, "tab": True}, "with ERAE": {**off, "erae": True},
@@ -78,6 +79,7 @@ def test_the_rows_of_customvideox_are_table_2_and_three_of_ours() -> None:
     [
         {}, {"form": "cached"}, {"product": True}, {"form": "cached", "product": True}, {"decoupled": True},
         {"erae_way": "output"}, {"erae_over": "before", "whole": True},
+        {"form": "cached", "reference_height": 16, "reference_width": 24},
     ],
     ids=str,
 )  # fmt: skip

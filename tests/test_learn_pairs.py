@@ -28,7 +28,7 @@ from starring.methods import build, recipe_for
 from starring.run import Run
 from tests.data.pictures import RedFinder, album
 from tests.moving import clip
-from tests.pairing import learned, listed, pairs, rows_of, small
+from tests.pairing import cutout, learned, listed, pairs, rows_of, small
 from tests.tiny import tiny_cogvideox
 from tests.training import state_of
 
@@ -274,6 +274,30 @@ def test_pairs_are_learned_in_mixed_precision(run: Run, home: Path, dit: Backbon
     assert all(value.dtype == torch.float32 for value in weights.values())
     assert any(not torch.equal(weights[name], whole[name]) for name in whole)
     assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_pairs_are_learned_and_filmed_beside_smaller_pictures(home: Path, dit: Backbone, tmp_path: Path) -> None:
+    recipe, drawn = small(dit, steps=1), list[torch.Tensor]()
+    size = {"form": "cached", "reference_height": 16, "reference_width": 24}
+    recipe = replace(recipe, options={**recipe.options, **size})
+
+    def keep(progress: Progress) -> None:
+        if progress.phase == "learn" and not drawn:
+            (path,) = (tmp_path / "pairs-customvideox" / "cache" / "pairs").iterdir()
+            shard = Shard.load(path, json.loads(_about(path))["key"])
+            assert shard is not None
+            batch = PairBank(shards=[shard], seed=1).draw(0, 1, torch.Generator())
+            assert batch.references is not None
+            drawn.extend([batch.latents, batch.references])
+
+    run = learn("customvideox", Pairs.read(home / "pairs"), dit, recipe, tmp_path, on_progress=keep)
+    assert [each.shape[2:] for each in drawn] == [(3, 8, 8), (1, 4, 6)]
+    seen = cutout(tmp_path / "dog.png", 1)
+    (film,) = generate(run, "a dog running", backbone=dit, reference=seen, entity="dog", write=False)
+    assert film.frames.shape == (9, 32, 32, 3)
+    odd = replace(recipe, options={**recipe.options, "reference_width": 25})
+    with pytest.raises(StarringError, match=r"not 25\. Nearest: 24 or 32"):
+        learn("customvideox", Pairs.read(home / "pairs"), dit, odd, tmp_path / "odd")
 
 
 def launched(words: list[str], *launcher: str) -> None:

@@ -256,6 +256,30 @@ def test_dpm_pipelines_are_filmed_with_ddim(folder: Path) -> None:
     assert backbone.parametrization.kind == "v_prediction"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 4])
+def test_dpm_films_equal_those_of_the_stock_pipeline(steps: int, folder: Path) -> None:
+    """Also the noise that each step draws; and a second trajectory begins anew."""
+    backbone, pipe = load_backbone(folder), stock(folder)
+    pipe.scheduler = CogVideoXDPMScheduler.from_config(pipe.scheduler.config)
+    noise = latents(backbone)
+    theirs = pipe(
+        "a red robot", guidance_scale=1.0, latents=noise.transpose(1, 2).clone(), output_type="latent",
+        generator=torch.Generator().manual_seed(2), **(SIZE | {"num_inference_steps": steps}),
+    ).frames.transpose(1, 2)  # fmt: skip
+    scheduler = backbone.multistep()
+    with torch.no_grad():
+        text = backbone.encode_text("a red robot")
+        for _ in range(2):
+            ours = sample(
+                lambda x, t: backbone.predict(x, t, text), scheduler, noise, steps,
+                generator=torch.Generator().manual_seed(2),
+            )  # fmt: skip
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        ddim = sample(lambda x, t: backbone.predict(x, t, text), backbone.scheduler(), noise, steps)
+    assert steps == 1 or (ours - ddim).abs().max() > 1e-2
+
+
 def test_a_long_prompt_is_cut_with_a_warning(tiny: Backbone) -> None:
     with pytest.warns(UserWarning, match="was cut to 16"):
         text = tiny.encode_text("a dog " * 20)

@@ -297,19 +297,19 @@ def test_the_loss_falls_in_twenty_steps(tiny: Backbone, form: str) -> None:
 
 
 def test_the_loss_is_the_velocitys_and_a_function_of_its_seed(tiny: Backbone) -> None:
-    method, sample = made(tiny, replace(CONFIG, text_dropout=0.0, reference_dropout=0.0)), batch(tiny, 1)
-    loss = method.loss(tiny, sample, 0.0).total.detach()
+    method, pair = made(tiny, replace(CONFIG, text_dropout=0.0, reference_dropout=0.0)), batch(tiny, 1)
+    loss = method.loss(tiny, pair, 0.0).total.detach()
     generator = torch.Generator().manual_seed(0)
-    noise, t = torch.randn(sample.latents.shape, generator=generator), torch.randint(1000, (1,), generator=generator)
+    noise, t = torch.randn(pair.latents.shape, generator=generator), torch.randint(1000, (1,), generator=generator)
     a = tiny.scheduler().alphas_cumprod.float()[t]
     noisy, target = (
-        a.sqrt() * sample.latents + (1 - a).sqrt() * noise,
-        a.sqrt() * noise - (1 - a).sqrt() * sample.latents,
+        a.sqrt() * pair.latents + (1 - a).sqrt() * noise,
+        a.sqrt() * noise - (1 - a).sqrt() * pair.latents,
     )
     with method.attached(tiny), torch.no_grad():
-        wanted = request_of(tiny, reference=sample.references, entity="")
+        wanted = request_of(tiny, reference=pair.references, entity="")
         method.config = replace(method.config, tab=False)
-        out = method.predict(tiny, noisy, t, tiny.encode_text(sample.captions), wanted)
+        out = method.predict(tiny, noisy, t, tiny.encode_text(pair.captions), wanted)
     torch.testing.assert_close(loss, (out - target).square().mean(), rtol=1e-5, atol=1e-6)
     assert torch.equal(method.loss(tiny, batch(tiny, 1), 0.0).total, loss)
     assert not torch.equal(method.loss(tiny, batch(tiny, 1, seed=1), 0.0).total, loss)

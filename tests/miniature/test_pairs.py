@@ -16,6 +16,7 @@ from starring.errors import StarringError
 from starring.generate import generate
 from starring.miniature import adapter, build, world
 from starring.miniature import pairs as world_pairs
+from starring.miniature.__main__ import build as command
 from starring.run import Run
 from tests.pairing import cutout, pairs
 
@@ -74,8 +75,31 @@ def test_the_first_frame_may_be_the_reference(tmp_path: Path) -> None:
     seen = pictures(pair.reference)
     assert np.array_equal(seen[..., :3], expected.image)
     assert np.array_equal(seen[..., 3] > 0, expected.mask)
-    with pytest.raises(StarringError, match="another or first"):
+    with pytest.raises(StarringError, match=r"frame for references 'last'.*another, first, random"):
         world_pairs.build(tmp_path, 1, "last")
+
+
+def test_a_random_frame_may_be_the_reference(tmp_path: Path) -> None:
+    """Of the clip's own frames, each pair another one; the clip is the whole film."""
+    moments: list[int] = []
+    world_pairs.build(tmp_path, 3, "random")
+    for number, pair in enumerate(Pairs.read(tmp_path).rows):
+        shot, pace = drawn(number)
+        seen, film = pictures(pair.reference), world.film(shot, 17, pace, 128)
+        (moment,) = [i for i, frame in enumerate(film) if np.array_equal(seen[..., :3], frame.image)][:1]
+        assert np.array_equal(seen[..., 3] > 0, film[moment].mask)
+        moments.append(moment)
+        frames = pair.frames(17, 8, "film")
+        assert np.array_equal(np.asarray(frames[0]), world.film(shot, 17, pace)[0].image)
+    assert len(set(moments)) > 1
+
+
+@pytest.mark.parametrize("references", ["another", "first", "random"])
+def test_the_builder_asks_for_references(references: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(world_pairs, "build", lambda folder, **more: asked.append((folder, more["reference"])))
+    command(parts=("pairs",), folder=tmp_path, references=references)  # type: ignore[arg-type]
+    assert asked == [(tmp_path / "pairs", references)]
 
 
 def test_building_goes_on(corpus: Path) -> None:

@@ -82,7 +82,9 @@ def beside(
             raise StarringError(f"The entity '{entity}' is not in the prompt, whose words are: {words}. Name one.")
     files = [Path(picture).expanduser() for picture in pictures]
     cutter = _Cutter(segmenter, shared.backbone, entity)
-    frames = [on_white(cutter.cut(file), (shared.sample.height, shared.sample.width)) for file in files]
+    size = shared.method.picture_size(shared.sample.height, shared.sample.width)
+    shared.backbone.latent_shape(1, *size)  # complains about sizes that cannot be encoded
+    frames = [on_white(cutter.cut(file), size) for file in files]
     with torch.no_grad(), repeatable():
         latents = [shared.backbone.encode_video(frame[None].to(shared.backbone.device)) for frame in frames]
     facts = {

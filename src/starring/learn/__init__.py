@@ -124,7 +124,7 @@ def learn(
             chooser = _chooser(run, validation)
             hear = guarded(tell, stop, run)
             if pairs is not None:
-                bank = encoded(run, pairs, backbone, recipe, accelerator, hear)
+                bank = encoded(run, pairs, backbone, method, recipe, accelerator, hear)
             else:
                 bank = prepared(run, subject, backbone, recipe, eye, accelerator, hear)
             clips = clips_of(run, motion, backbone, recipe, see, accelerator, hear)

@@ -31,7 +31,7 @@ from starring.data.video import contact_sheet
 from starring.errors import StarringError
 from starring.learn.progress import OnProgress, Preview, Progress
 from starring.methods import METHODS, build, find, recipe_for
-from starring.methods.base import require_family, require_fitting
+from starring.methods.base import Method, require_family, require_fitting
 from starring.run import Run
 
 SHARD = 64
@@ -132,8 +132,9 @@ def beside(bank: Bank, preview: Preview | None) -> tuple[Tensor, str] | None:
 
 
 def encoded(
-    run: Run, pairs: Pairs, backbone: Backbone, recipe: Recipe, accelerator: Accelerator, tell: OnProgress
-) -> PairBank:
+    run: Run, pairs: Pairs, backbone: Backbone, method: Method, recipe: Recipe, accelerator: Accelerator,
+    tell: OnProgress,
+) -> PairBank:  # fmt: skip
     """The latents of a corpus, from the run's cache as far as they are there; processes share what is left.
 
     Raises:
@@ -144,6 +145,10 @@ def encoded(
         pairs.digest, sample.frames, sample.fps, sample.height, sample.width, data.fit, data.pace, backbone.source,
         str(backbone.dtype),
     ]  # fmt: skip
+    beside = method.picture_size(sample.height, sample.width)
+    backbone.latent_shape(1, *beside)  # complains about sizes that cannot be encoded
+    if beside != (sample.height, sample.width):
+        about += beside
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     home = run.cache / "pairs"
     home.mkdir(parents=True, exist_ok=True)
@@ -156,7 +161,7 @@ def encoded(
             tell(Progress(phase="pairs", step=min(before + more, len(pairs)), total=len(pairs), run=run.folder))
 
         if Shard.load(paths[number], key) is None:
-            _encode(paths[number], key, chunks[number], backbone, recipe, told)
+            _encode(paths[number], key, chunks[number], backbone, beside, recipe, told)
         done += len(chunks[number]) * world
     accelerator.wait_for_everyone()
     bank = PairBank(shards=[cast("Shard", Shard.load(path, key)) for path in paths], seed=seed)
@@ -175,9 +180,10 @@ def encoded(
 
 
 def _encode(
-    path: Path, key: str, rows: list[Pair], backbone: Backbone, recipe: Recipe, tell: Callable[[int], None]
-) -> Shard:
-    """Write the moments of some pairs; those that cannot be read are noted and left out."""
+    path: Path, key: str, rows: list[Pair], backbone: Backbone, beside: tuple[int, int], recipe: Recipe,
+    tell: Callable[[int], None],
+) -> Shard:  # fmt: skip
+    """Write the moments of some pairs, pictures at the size ``beside``; those that cannot be read are left out."""
     kept, skipped = list[Pair](), list[tuple[str, str]]()
     moments = list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]()
     sample = recipe.sample or backbone.sample
@@ -187,7 +193,7 @@ def _encode(
         try:
             film, extent = framed(pair.frames(sample.frames, sample.fps, recipe.data.pace), size, recipe.data.fit)
             file = pair.reference
-            picture = on_white(read_cutout(pair.reference), size)
+            picture = on_white(read_cutout(pair.reference), beside)
         except StarringError as error:
             skipped.append((str(file), str(error)))
         else:

@@ -180,6 +180,14 @@ class Method(nn.Module, ABC):
         """Whether films are made beside an image of the subject, for which ``Request.reference`` may stand."""
         return False
 
+    def scheduler(self, backbone: Backbone) -> Any:
+        """A fresh scheduler that films are drawn with: the backbone's, unless a method says otherwise."""
+        return backbone.scheduler()
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels at which a picture beside a film of this height and width is encoded."""
+        return height, width
+
     def prompt(self, text: str) -> str:
         """``text`` with the method's own words in place of ``<*>``."""
         return text
@@ -296,7 +304,7 @@ def draw(method: Method, backbone: Backbone, request: Request) -> Tensor:
         if request.on_step is not None:
             request.on_step(step.index + 1, step.total)
 
-    scheduler, steps = backbone.scheduler(), request.sample.steps
+    scheduler, steps = method.scheduler(backbone), request.sample.steps
     if request.init is None:
         return sample(predict, scheduler, noise, steps, guidance, request.generator, tell)
     init = request.init.to(noise)

@@ -27,7 +27,7 @@ from starring.layers.branches import FullRank, LowRank
 from starring.layers.reference import ReferenceAttention, View
 from starring.layers.tokens import tokens_of
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Request, draw
-from starring.methods.customvideox_options import COMPONENTS, RECIPES, STAGE, CustomVideoXConfig
+from starring.methods.customvideox_options import BINDING, COMPONENTS, RECIPES, STAGE, CustomVideoXConfig
 from starring.methods.words import inside, masked_error
 
 
@@ -44,7 +44,7 @@ class CustomVideoX(Method):
     config_type = CustomVideoXConfig
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
-    binding = frozenset({"form", "place", "clean_time", "everywhere", "decoupled"})
+    binding = BINDING
     paired = True
 
     def __init__(self, backbone: Backbone, config: CustomVideoXConfig | None = None) -> None:
@@ -75,6 +75,18 @@ class CustomVideoX(Method):
     def referenced(self) -> bool:
         """Always: that is the method."""
         return True
+
+    def scheduler(self, backbone: Backbone) -> Any:
+        """DDIM, as in the paper, or DPM (C21).
+
+        Raises:
+            StarringError: if the backbone has none.
+        """
+        return backbone.multistep() if self.config.sampler == "dpm" else backbone.scheduler()
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """The film's own, unless another was chosen (C17)."""
+        return self.config.reference_height or height, self.config.reference_width or width
 
     @contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
@@ -213,11 +225,7 @@ class CustomVideoX(Method):
             StarringError: if they are of another size than the film.
         """
         c = self.config
-        if reference.shape[-2:] != x.shape[-2:]:  # in the cached form the denoiser never sees the two together
-            raise StarringError(
-                f"Reference latents of shape {tuple(reference.shape)} do not fit a film of {tuple(x.shape)}: encode the"
-                " picture at the film's own height and width."
-            )
+        self._check_size(backbone, reference, x)
         given = Reference(latents=reference, place=c.place, t=0 if c.clean_time else None)
         if c.form == "cached" and not self._is_read(reference, x.shape[2]):
             self._view = View(form="read", pictures=reference.shape[2], everywhere=c.everywhere)
@@ -231,6 +239,21 @@ class CustomVideoX(Method):
             threshold=c.erae_threshold, boost=c.erae_boost, product=c.product, way=c.erae_way, over=c.erae_over,
         )  # fmt: skip
         return backbone.predict(x, t, text, given if c.form == "joint" else None)
+
+    def _check_size(self, backbone: Backbone, reference: Tensor, x: Tensor) -> None:
+        """In the cached form the denoiser never sees the two together."""
+        c = self.config
+        if c.reference_height:
+            if reference.shape[-2:] != backbone.latent_shape(1, c.reference_height, c.reference_width)[2:]:
+                raise StarringError(
+                    f"Reference latents of shape {tuple(reference.shape)} do not fit: encode the picture at the height"
+                    f" and width that it is to have, {c.reference_height} x {c.reference_width}."
+                )
+        elif reference.shape[-2:] != x.shape[-2:]:
+            raise StarringError(
+                f"Reference latents of shape {tuple(reference.shape)} do not fit a film of {tuple(x.shape)}: encode the"
+                " picture at the film's own height and width."
+            )
 
     def _is_read(self, reference: Tensor, frames: int) -> bool:
         """Whether the layers have read this very reference; only kept while nothing is learned."""

@@ -25,6 +25,10 @@ class CustomVideoXConfig:
     itself alone, once, and its keys and values serve all steps (Algorithm 1). Training and filming must agree (C10)."""
     place: str = "width"
     """Where the reference's rotary positions lie beside the film's (eq. 5, C13)."""
+    reference_height: int = 0
+    """Height of the reference in pixels; 0 is the film's (C17). Only for one that is read once."""
+    reference_width: int = 0
+    """Its width, likewise."""
     clean_time: bool = True
     """Modulate reference tokens as at timestep 0, or, if false, as the film's (C12)."""
     decoupled: bool = False
@@ -79,6 +83,9 @@ class CustomVideoXConfig:
     """Share of captions left out in training (C18)."""
     reference_dropout: float = 0.1
     """Share of references replaced by empty latents in training (C18)."""
+    sampler: str = "ddim"
+    """``ddim``: the backbone's own schedule. ``dpm``: CogVideoX's solver of second order over it, which also draws
+    noise at every step (C21)."""
     guided: str = "both"
     """Which branch of guidance sees the reference: ``both``, or only the ``positive`` one, where the other sees empty
     latents (C18)."""
@@ -93,6 +100,7 @@ class CustomVideoXConfig:
             ("map of the entity", self.erae_map, MAPS),
             ("range of the entity's map", self.erae_over, MEMORIES),
             ("way of the entity's region", self.erae_way, WAYS),
+            ("sampler", self.sampler, ("ddim", "dpm")),
             ("guided branch", self.guided, ("both", "positive")),
         ):
             if value not in known:
@@ -102,6 +110,18 @@ class CustomVideoXConfig:
         for name in ("text_dropout", "reference_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise StarringError(f"{name} is {getattr(self, name)}, but it is a share in [0, 1).")
+        if min(self.reference_height, self.reference_width) < 0 or (
+            (self.reference_height > 0) != (self.reference_width > 0)
+        ):
+            raise StarringError(
+                "A reference of another size than the film needs both reference_height and reference_width, in pixels,"
+                f" such as 240 and 352; these are {self.reference_height} and {self.reference_width}."
+            )
+        if self.reference_height and self.form != "cached":
+            raise StarringError(
+                "In the joint form the reference is one more frame of the film, and as large. Choose form='cached' for"
+                " a smaller one, or leave reference_height and reference_width out."
+            )
         if self.product and not (self.tab and self.erae):
             raise StarringError("product=True multiplies the two biases, so it needs tab and erae.")
         if self.product and self.erae_way != "logits":
@@ -118,6 +138,10 @@ class CustomVideoXConfig:
             )
 
 
+BINDING = frozenset(
+    {"form", "place", "clean_time", "everywhere", "decoupled", "reference_height", "reference_width"}
+)  # fmt: skip
+"""What an adapter is used with as it was trained."""
 STAGE = "adapter"
 """The one stage."""
 PAPER = Recipe(
@@ -157,7 +181,7 @@ RECIPES = {
 }  # fmt: skip
 NAIVE: dict[str, Any] = {
     "tab": False, "erae": False, "product": False, "form": "joint", "decoupled": False, "adapted": False,
-    "clean_time": False,
+    "clean_time": False, "reference_height": 0, "reference_width": 0,
 }  # fmt: skip
 """One more frame to a model that never saw any: no adapter, no bias, the film's own modulation."""
 COMPONENTS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -26,6 +26,7 @@ def build(
     warm: bool = False,
     steps: int | None = None,
     bf16: bool = False,
+    references: Literal["another", "first", "random"] = "another",
 ) -> None:
     """Train and export parts of the bundled weights; all of them, in order, when none is named. Resumes by itself.
 
@@ -38,6 +39,8 @@ def build(
         warm: train the shipped weights further, where the folder has no state of a part yet.
         steps: train for so many steps instead of the part's own number.
         bf16: compute in bfloat16 where the hardware has it.
+        references: what the references of pairs are cut out of: another picture of the subject, the first frame of
+            the shot (the clip is what follows), or a random frame of the clip.
     """
     import torch
 
@@ -55,7 +58,8 @@ def build(
             progress.update(tasks[name], completed=done)
 
         for part in parts or (*builder.PARTS, *builder.SECOND):
-            builder.build(part, folder, seconds=minutes * 60, report=report, warm=warm, steps=steps, bf16=bf16)
+            builder.build(part, folder, seconds=minutes * 60, report=report, warm=warm, steps=steps, bf16=bf16,
+                          references=references)  # fmt: skip
 
 
 def gates(

@@ -48,15 +48,9 @@ Report = Callable[[str, int, int], None]
 
 
 def build(
-    part: str,
-    folder: Path,
-    seconds: float = math.inf,
-    report: Report | None = None,
-    shards: int = 24,
-    warm: bool = False,
-    steps: int | None = None,
-    bf16: bool = False,
-) -> None:
+    part: str, folder: Path, seconds: float = math.inf, report: Report | None = None, shards: int = 24,
+    warm: bool = False, steps: int | None = None, bf16: bool = False, references: str = "another",
+) -> None:  # fmt: skip
     """Build one part in ``folder`` and export it into the package.
 
     Args:
@@ -68,6 +62,7 @@ def build(
         warm: where ``folder`` has no state of a part yet, start from the shipped weights and not from random ones.
         steps: train for so many steps and not for the part's own number.
         bf16: compute in bfloat16 where the hardware has it.
+        references: what the references of pairs are cut out of.
 
     Raises:
         StarringError: for an unknown part, or if an earlier part is missing.
@@ -96,7 +91,7 @@ def build(
     elif part == "video_latents":
         clips.encode_corpus(folder, load_video_vae(folder), tell)
     elif part == "pairs":
-        pairs.build(folder / "pairs", report=tell)
+        pairs.build(folder / "pairs", reference=references, report=tell)
     elif part == "adapter":
         adapter.build(folder, seconds, tell, steps, bf16)
     elif part == "judges":

@@ -19,7 +19,7 @@ from PIL import Image
 
 from starring.data.files import scratch, write_text
 from starring.data.pairs import FILE
-from starring.errors import StarringError
+from starring.errors import unknown
 from starring.miniature import world
 from starring.miniature.captions import MOTION_WORDS, SCENE_WORDS, caption
 from starring.miniature.dit import FRAMES
@@ -31,7 +31,7 @@ SIDE = 128
 """Of the picture that a subject is cut out of, in pixels: cameras see more than the miniature's 64."""
 PLAIN = 0.5
 """Share of captions that name no attribute of the subject."""
-REFERENCES = ("another", "first")
+REFERENCES = ("another", "first", "random")
 
 
 def build(folder: Path, count: int = COUNT, reference: str = "another", report: Any = None) -> Path:
@@ -41,14 +41,15 @@ def build(folder: Path, count: int = COUNT, reference: str = "another", report: 
         folder: where to.
         count: how many pairs. Each depends on its number alone.
         reference: the subject is cut out of ``another`` picture, in which it stands in any scene, or, as in the paper
-            (C16), of the ``first`` frame of the shot, whose following frames are the clip.
+            (C16), of the ``first`` frame of the shot, whose following frames are the clip, or of a ``random`` one of
+            the clip's own.
         report: hears how many pairs are there, now and then.
 
     Raises:
         StarringError: for another kind of reference.
     """
     if reference not in REFERENCES:
-        raise StarringError(f"References are cut out of {' or '.join(REFERENCES)}, not of '{reference}'.")
+        raise unknown("frame for references", reference, REFERENCES)
     cv2.setNumThreads(1)
     for part in ("references", "clips"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,11 @@ def _pair(folder: Path, number: int, reference: str) -> dict[str, str]:
         first = reference == "first"
         film = world.film(shot, FRAMES + first, pace)
         view = "close" if rng.random() < 0.5 else "normal"
-        seen = world.at(shot, 0.0, pace) if first else world.stage(who, scene, "still", view, facing, place)
+        if reference == "another":
+            seen = world.stage(who, scene, "still", view, facing, place)
+        else:
+            moment = 0.0 if first else int(np.random.default_rng([6, number]).integers(FRAMES)) / (FRAMES - 1)
+            seen = world.at(shot, moment, pace)
         frame = world.render(seen, SIDE)
         cut = np.dstack([frame.image, frame.mask.astype(np.uint8) * 255])
         Image.fromarray(cut).save(folder / row["reference"])

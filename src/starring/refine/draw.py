@@ -61,7 +61,7 @@ class Scene:
         """
         shared = self.shared
         known, shown = shared.reference, shared.beside
-        *_, h, w = shared.backbone.latent_shape(shared.sample.frames, height, width)
+        *_, h, w = shared.backbone.latent_shape(1, *shared.method.picture_size(height, width))
         if known is None or shown is None or known.shape[-2:] == (h, w):
             return known
         if (height, width) not in self.references:

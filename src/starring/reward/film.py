@@ -204,6 +204,10 @@ class Rewarded(Method):
         """Always: the latent reward compares with a reference image."""
         return True
 
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """The method's."""
+        return self.method.picture_size(height, width)
+
     def prompt(self, text: str) -> str:
         """As the method says it."""
         return self.method.prompt(text)
