@@ -12,6 +12,7 @@ from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
+from starring.config import from_json
 from starring.diffusion.sampling import sample
 from starring.errors import StarringError
 from starring.methods.base import initial_noise, read
@@ -84,3 +85,20 @@ def test_a_picture_of_the_wrong_size_is_refused(tiny: Backbone) -> None:
     for one in ({"reference_height": 16}, {"reference_width": -1, "reference_height": 16}):
         with pytest.raises(StarringError, match="both reference_height and reference_width"):
             CustomVideoXConfig(form="cached", **one)
+
+
+def test_runs_of_before_are_what_they_were(tiny: Backbone) -> None:
+    """Options that came later have the usual readings, and an adapter's names have not changed."""
+    before = {
+        "rank": 4, "form": "joint", "place": "width", "clean_time": True, "adapted": True, "everywhere": False,
+        "tab": True, "tab_gamma": 10.0, "tab_epsilon": 0.1, "tab_squash": "tanh", "tab_scale": 1.0,
+        "tab_flipped": False, "tab_queries": "video", "erae": True, "erae_threshold": 0.1, "erae_boost": 0.1,
+        "erae_map": "minmax", "product": False, "bias_in_training": False, "text_dropout": 0.1,
+        "reference_dropout": 0.1, "guided": "both",
+    }  # fmt: skip
+    assert from_json(CustomVideoXConfig, before) == CONFIG
+    names = {
+        f"adapters.transformer_blocks__{block}__attn1.{layer}.{part}.weight"
+        for block in (0, 1) for layer in ("to_q", "to_k", "to_v", "to_out") for part in ("down", "up")
+    }  # fmt: skip
+    assert set(made(tiny).state_dict()) == names
