@@ -3,57 +3,64 @@
     python benchmarks/dualreal_miniature.py --subjects 6 --seeds 2
 
 Each subject is learned from six photographs together with each motion, which others show in six clips: three motions
-that the miniature knows, and a zigzag, which it never saw. Filmed are DualReal, its two sides learned apart and
-blended, and the base model, with the same prompts and seeds. A film's *trajectory* is the correlation of the way that
-the subject's middle takes, cut out by the segmenter, with the ways in the clips, whose masks are exact. Runs are
-finished one after the other, and what was made is kept, so that it goes on where it was stopped and the table holds
-whoever is finished.
+that the miniature knows, and moving in a circle, which it never saw. Nothing of a film's prompt was shown together: the
+clips show other classes than the subject's, and both clips and photographs other scenes than the films'. Filmed are
+DualReal, its sides learned jointly but blended half and half, its sides learned apart and blended half and half, and
+the base model with the class word, all with the same prompts and seeds.
+
+A film's *trajectory* is the correlation of the way that the subject's middle takes, cut out by the segmenter, with the
+ways in the clips, whose masks are exact. Identity is told against six photographs that nobody learned from, and what of
+it is *recovered* between the base model and the ceiling, the subject really rendered doing what the prompt says. *Both*
+is the product of the two, below by zero cut off. Runs are finished one after the other, and what was made is kept, so
+that it goes on where it was stopped and the table holds whoever is finished.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from personalvideo_miniature import learned
+from personalvideo_miniature import Crew, learned, told
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
-from starring.config import Recipe
+from starring.config import Recipe, to_json
 from starring.data.files import write_json
 from starring.data.motion import Motion
+from starring.data.prompts import plain
 from starring.data.subject import Subject
 from starring.data.video import write_video
-from starring.evaluate.shots import as_pixels
-from starring.generate import generate
+from starring.evaluate.shots import Ledger, Order, Studio, as_pixels
 from starring.generate.films import fingerprint
-from starring.methods import recipe_for
-from starring.metrics.identity import image_similarity, leave_one_out
-from starring.metrics.look import Look
+from starring.methods import recipe
 from starring.metrics.motion import course_likeness, flow_magnitude_top, trail
+from starring.metrics.protocols import Protocol
 from starring.metrics.statistics import estimate
+from starring.metrics.suite import Judge, References, load_judge
 from starring.miniature import album, world
 from starring.miniature.captions import MOTION_WORDS, SCENE_WORDS
 from starring.miniature.scenes import SCENES
 from starring.miniature.shapes import CLASSES, PEOPLE
-from starring.perception.encoders import DINO, load_dino
 from starring.perception.flow import DIS
-from starring.perception.segment import Segmenter, load_segmenter
 from starring.perception.transforms import to_unit
 from starring.run import Run
 
 MOTIONS = ("right", "left", "jumping", *world.UNSEEN_MOTIONS)
-FLOOR, OWN, APART = "base model", "DualReal", "learned apart, blended"
-SCORES = ("trajectory", "DINO-I", "motion")
-CLIPS, SHOWN_IN = 6, ("meadow", "desert")
+FLOOR, CEILING, OWN = "base model", "the subject itself", "DualReal"
+FIXED, APART = "learned jointly, half and half", "learned apart, half and half"
+SCORES = ("identity", "dino_i", "clip_t", "motion_top")
+TRAJECTORY, RECOVERED, MAGNITUDE = 0.7, 0.4, 0.15
+"""What shall be reached: the held-out motion's trajectory, the recovered identity, how far the motion may be off."""
+Films = list[dict[str, float]]
 console = Console()
 
 
@@ -67,107 +74,175 @@ class Clips:
 
 
 def phrase(motion: str) -> str:
-    """How a prompt names it; for what nobody knows, by a word that means nothing to the miniature."""
-    return MOTION_WORDS[motion][0] if motion in MOTION_WORDS else f"moving in {motion}"
+    """How a prompt names it; what nobody knows by its name, which means nothing to the miniature."""
+    return MOTION_WORDS[motion][0] if motion in MOTION_WORDS else motion
 
 
-def clips_of(motion: str, folder: Path, backbone: Backbone) -> Clips:
-    """Six clips of others, each of another class in another scene, and the ways of their middles."""
-    frames, place = backbone.sample.frames, folder / "clips" / motion
+def unseen_scenes(who: world.Identity) -> list[str]:
+    """The scenes that none of a subject's photographs shows."""
+    shown = {shot.scene for shot in album.shots(who)}
+    return [scene for scene in SCENES if scene not in shown]
+
+
+def rendered(who: world.Identity, scene: str, motion: str, frames: int, seed: int) -> tuple[Tensor, list[Tensor]]:
+    """Somebody really doing it: pixels ``1 3 F H W`` in [-1, 1] and exact masks, each ``H W``."""
+    film = world.film(world.stage(who, scene, motion, "normal", 1, seed), frames)
+    pixels = torch.from_numpy(np.stack([frame.image for frame in film])).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    return pixels, [torch.from_numpy(frame.mask) for frame in film]
+
+
+def clips_of(who: world.Identity, motion: str, folder: Path, backbone: Backbone) -> Clips:
+    """Six clips of others, none of the subject's class, each in another scene of those that are not filmed."""
+    place = folder / "clips" / f"{who.kind}-{who.seed}-{motion}"
     place.mkdir(parents=True, exist_ok=True)
+    kinds = [kind for kind in CLASSES if kind != who.kind]
+    scenes = [scene for scene in SCENES if scene not in unseen_scenes(who)]
     prompts, ways, speeds = list[str](), list[Tensor](), list[float]()
-    for i in range(CLIPS):
+    for i, scene in enumerate(scenes):
         rng = np.random.default_rng([i, MOTIONS.index(motion)])
-        who = world.identity(world.training_seed(rng), tuple(CLASSES)[i])
-        film = world.film(world.stage(who, tuple(SCENES)[i], motion, "normal", 1, i), frames)
-        pixels = torch.from_numpy(np.stack([frame.image for frame in film])).permute(3, 0, 1, 2)[None] / 127.5 - 1
+        other = world.identity(world.training_seed(rng), kinds[i])
+        pixels, masks = rendered(other, scene, motion, backbone.sample.frames, i)
         if not (path := place / f"{i}.mp4").exists():
             write_video(path, pixels, fps=backbone.sample.fps)
-        way = trail([torch.from_numpy(frame.mask) for frame in film])
-        assert way is not None
-        prompts.append(f"a {who.kind} {phrase(motion)}")
+        way = trail(masks)
+        assert way is not None  # whoever is rendered is seen
+        prompts.append(f"a {other.kind} {phrase(motion)}")
         ways.append(way)
         speeds.append(flow_magnitude_top(DIS()(to_unit(pixels)[0].transpose(0, 1))))
     (place / "prompts.txt").write_text("\n".join(prompts) + "\n")
     return Clips(motion=Motion.read(place), ways=ways, speed=float(np.mean(speeds)))
 
 
-def rows_of(backbone: Backbone, train_steps: int | None) -> dict[str, Recipe]:
+def rows_of(train_steps: int | None) -> dict[str, Recipe]:
     """What is learned, by row."""
-    own = recipe_for("dualreal", backbone)
+    own = recipe("dualreal-miniature")
     if train_steps is not None:
         own = replace(own, stages=tuple(replace(s, train=replace(s.train, steps=train_steps)) for s in own.stages))
-    return {OWN: own, APART: replace(own, options={**own.options, "joint": False, "controller": False})}
+    fixed = replace(own, options={**own.options, "controller": False})
+    return {OWN: own, FIXED: fixed, APART: replace(fixed, options={**fixed.options, "joint": False})}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Studio:
-    """What all films share."""
-
-    backbone: Backbone
-    dino: DINO
-    segmenter: Segmenter
-    seeds: int
-    steps: int
-    folder: Path
-
-    def scores(self, run: Run, customized: bool, subject: Subject, clips: Clips, motion: str) -> list[dict[str, float]]:
-        """Of every prompt and seed, filmed now unless they were before."""
-        which = "own" if customized else "base"
-        file = self.folder / "scores" / f"{run.name}-{which}-{self.steps}-{self.seeds}.json"
-        if file.exists():
-            return json.loads(file.read_text())
-        known, word = self.dino.pictures(subject.images), subject.class_word
-        found: list[dict[str, float]] = []
-        for scene in SHOWN_IN:
-            prompt = f"a <*> {word} {phrase(motion)} {SCENE_WORDS[scene][0]}"
-            for seed in range(self.seeds):
-                (film,) = generate(
-                    run, prompt, seed=seed, backbone=self.backbone, sample={"steps": self.steps},
-                    customized=customized, folder=self.folder / "films" / run.name / which,
-                )  # fmt: skip
-                look = Look(to_unit(as_pixels(film.frames)).transpose(0, 1), self.backbone.sample.fps)
-                way = trail(look.masks(self.segmenter, word))
-                alike = [course_likeness(way, each) for each in clips.ways] if way is not None else [0.0]
-                found.append({
-                    "trajectory": float(np.mean(alike)),
-                    "DINO-I": image_similarity(look.vectors(self.dino), known),
-                    "motion": flow_magnitude_top(look.flow(DIS())) / clips.speed,
-                })  # fmt: skip
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, found)
-        return found
-
-
-def cast(count: int, development: bool, folder: Path) -> list[Subject]:
+def cast(count: int, development: bool) -> list[world.Identity]:
     """Subjects that no training saw; classes in turn, but people."""
     kinds = [kind for kind in CLASSES if kind not in PEOPLE]
-    found: list[Subject] = []
-    for i in range(count):
-        who = world.identity(10 * (41 + i) + (1 if development else 0), kinds[i % len(kinds)])
-        place = folder / "photographs" / f"{who.kind}-{who.seed}"
-        if not (place / "subject.json").exists():
-            album.write(place, who)
-        found.append(Subject.from_folder(place, class_word=who.kind))
+    return [
+        world.identity(10 * (41 + i) + (1 if development else 0), kinds[i % len(kinds)])
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def moves(frames: Tensor, word: str, clips: Clips, judge: Judge) -> dict[str, float]:
+    """How a film ``1 3 F H W`` in [-1, 1] moves: its way against the clips', its motion as a share of theirs."""
+    segmenter = judge.eyes.segmenter
+    assert segmenter is not None  # the judge is loaded with one
+    look = judge.look(frames)
+    way = trail(look.masks(segmenter, word))
+    alike = [course_likeness(way, each) for each in clips.ways] if way is not None else [0.0]
+    speed = flow_magnitude_top(look.flow(DIS()))
+    return {"trajectory": float(np.mean(alike)), "magnitude": speed / clips.speed}
+
+
+def filmed(run: Run, customized: bool, studio: Studio, known: References, clips: Clips, prompts: Sequence[str],
+           crew: Crew) -> Films:  # fmt: skip
+    """Scores of a run's films of all prompts and seeds, or of the base model's."""
+    record = run.record
+    word = record.subject.class_word
+    weights = hashlib.sha256(run.weights.read_bytes()).hexdigest() if customized else None
+    sample = replace(record.recipe.sample or crew.backbone.sample, steps=crew.steps)
+    found: Films = []
+    for prompt in prompts:
+        for seed in range(crew.seeds):
+            order = Order(
+                run=run, customized=customized, prompt=prompt, said=plain(prompt, word), seed=seed, sample=sample,
+                correlation=0.0, weights=weights,
+            )  # fmt: skip
+            shot = studio.shot(order, crew.backbone, known)
+            found.append(told(shot) | moves(as_pixels(shot.load()), word, clips, crew.judge))
     return found
 
 
-def table(title: str, rows: dict[str, list[dict[str, list[dict[str, float]]]]], ceiling: float) -> None:
-    """Means over a run's films, then over runs with their standard error."""
-    shown = Table("", "trajectory", "DINO-I", "recovered", "motion of the clips'", title=title)
-    films = [each for group in rows.values() for each in group]
+def really(who: world.Identity, motion: str, known: References, clips: Clips, crew: Crew) -> Films:
+    """Scores of the subject itself doing it where it is filmed, which no film can be expected to exceed."""
+    found: Films = []
+    for i, scene in enumerate(unseen_scenes(who)):
+        pixels, _ = rendered(who, scene, motion, crew.backbone.sample.frames, 1000 + i)
+        said = f"a {who.kind} {phrase(motion)} {SCENE_WORDS[scene][0]}"
+        scores = crew.judge.score(pixels[0], said, known, class_word=who.kind)
+        found.append({key: score.value for key, score in scores.items()} | moves(pixels, who.kind, clips, crew.judge))
+    return found
 
-    def means(label: str, key: str) -> list[float]:
-        return [float(np.mean([film[key] for film in each[label]])) for each in films]
 
-    floor = float(np.mean(means(FLOOR, "DINO-I")))
-    for label in films[0]:
-        cells: list[str] = []
-        for key in SCORES:
-            value = estimate(means(label, key))
-            cells.append(f"{value.mean:.3f}" + (f" ± {value.error:.3f}" if value.error is not None else ""))
-        share = (float(np.mean(means(label, "DINO-I"))) - floor) / (ceiling - floor)
-        shown.add_row(label, cells[0], cells[1], "" if label == FLOOR else f"{100 * share:.0f} %", cells[2])
+def subject_rows(
+    who: world.Identity, folder: Path, crew: Crew, recipes: Mapping[str, Recipe]
+) -> dict[str, dict[str, Films]]:
+    """Scores of all films of one subject, by motion and row; learned and filmed now unless they were before."""
+    name = f"{who.kind}-{who.seed}"
+    place = folder / "photographs" / name
+    if not (place / "subject.json").exists():
+        album.write(place, who)
+    subject = Subject.from_folder(place, class_word=who.kind)
+    unseen = [Image.fromarray(world.render(shot, 256).image) for shot in album.shots(who, 6, seed=1)]
+    known = crew.judge.references(unseen)
+    found: dict[str, dict[str, Films]] = {}
+    for motion in MOTIONS:
+        clips = clips_of(who, motion, folder, crew.backbone)
+        studio = Studio(Ledger.open(folder / "films" / f"{name}-{motion}"), crew.judge, lambda *_: None)
+        prompts = [f"a <*> {who.kind} {phrase(motion)} {SCENE_WORDS[scene][0]}" for scene in unseen_scenes(who)]
+        rows: dict[str, Films] = {}
+        for label, chosen in recipes.items():
+            title = "-".join((name, motion, *label.replace(",", "").split()))
+            run = learned(subject, chosen, crew.backbone, folder / "runs", title, motion=clips.motion)
+            if FLOOR not in rows:
+                rows[FLOOR] = filmed(run, False, studio, known, clips, prompts, crew)
+            rows[label] = filmed(run, True, studio, known, clips, prompts, crew)
+            means = {key: round(_mean(rows[label], key), 3) for key in ("trajectory", *SCORES, "magnitude")}
+            console.print(f"{name}, {motion}, {label}: {means}")
+        rows[CEILING] = really(who, motion, known, clips, crew)
+        found[motion] = rows
+    return found
+
+
+def _mean(films: Films, key: str) -> float:
+    return float(np.mean([film[key] for film in films]))
+
+
+def recovered(rows: Mapping[str, Films], label: str, key: str) -> float:
+    """The share of the way from the base model to the subject itself."""
+    floor, ceiling = _mean(rows[FLOOR], key), _mean(rows[CEILING], key)
+    return (_mean(rows[label], key) - floor) / (ceiling - floor)
+
+
+def both(rows: Mapping[str, Films], label: str) -> float:
+    """Trajectory times recovered identity, each at least 0."""
+    return max(_mean(rows[label], "trajectory"), 0.0) * max(recovered(rows, label, "identity"), 0.0)
+
+
+def _cell(values: Sequence[float]) -> str:
+    value = estimate(values)
+    return f"{value.mean:.2f}" + (f" ± {value.error:.2f}" if value.error is not None else "")
+
+
+def table(title: str, subjects: Sequence[Sequence[Mapping[str, Films]]]) -> None:
+    """Means over a subject's films and motions, then over subjects with their standard error."""
+    shown = Table(
+        "", "trajectory", "identity", "recovered", "DINO-I recovered", "CLIP-T", "motion of the clips'", "both",
+        "less DualReal's", title=title,
+    )  # fmt: skip
+    for label in subjects[0][0]:
+        tells = label not in (FLOOR, CEILING)
+
+        def over(score, label: str = label) -> list[float]:  # pyright: ignore
+            return [float(np.mean([score(rows, label) for rows in motions])) for motions in subjects]
+
+        behind = [a - b for a, b in zip(over(both), over(lambda rows, _: both(rows, OWN)), strict=True)]
+        shown.add_row(
+            label,
+            *(_cell(over(lambda rows, which, key=key: _mean(rows[which], key))) for key in ("trajectory", "identity")),
+            *(_cell(over(lambda r, which, key=key: recovered(r, which, key))) if tells else "" for key in SCORES[:2]),
+            *(_cell(over(lambda rows, which, key=key: _mean(rows[which], key))) for key in ("clip_t", "magnitude")),
+            _cell(over(both)) if tells else "",
+            _cell(behind) if tells and label != OWN else "",
+        )
     console.print(shown)
 
 
@@ -187,25 +262,42 @@ def main(
         out: where everything goes.
     """
     loaded = load_backbone(backbone)
-    folder = out / f"{fingerprint(loaded)[:10]}-{train_steps or 'recipe'}"
-    dino, segmenter = load_dino("miniature"), load_segmenter("miniature")
-    studio = Studio(backbone=loaded, dino=dino, segmenter=segmenter, seeds=seeds, steps=steps, folder=folder)
-    who = cast(subjects, development, folder)
-    ceilings = [float(leave_one_out(dino.pictures(subject.images)).mean()) for subject in who]
-    found: dict[str, list[dict[str, list[dict[str, float]]]]] = {motion: [] for motion in MOTIONS}
-    for i, subject in enumerate(who):
+    protocol = Protocol(name="dualreal-miniature", source="DualReal, section 4, in small", metrics=SCORES)
+    judge = load_judge("miniature", protocol=protocol, eyes={"identity": "miniature-score", "segmenter": "miniature"})
+    crew = Crew(backbone=loaded, judge=judge, steps=steps, seeds=seeds)
+    recipes = rows_of(train_steps)
+    state = f"{fingerprint(loaded)} {to_json(dict(recipes))}"
+    folder = out / hashlib.sha256(state.encode()).hexdigest()[:12]
+    found: dict[str, dict[str, dict[str, Films]]] = {}
+    for who in cast(subjects, development):
+        found[f"{who.kind}-{who.seed}"] = subject_rows(who, folder, crew, recipes)
+        write_json(folder / "results.json", {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": found})
         for motion in MOTIONS:
-            clips, films = clips_of(motion, folder, loaded), dict[str, list[dict[str, float]]]()
-            for label, chosen in rows_of(loaded, train_steps).items():
-                name = f"{subject.name}-{motion}-{'own' if label == OWN else 'apart'}"
-                run = learned(subject, chosen, loaded, folder / "runs", name, motion=clips.motion)
-                if FLOOR not in films:
-                    films[FLOOR] = studio.scores(run, False, subject, clips, motion)
-                films[label] = studio.scores(run, True, subject, clips, motion)
-            found[motion].append(films)
-            write_json(folder / "results.json", {"rows": found, "ceiling": float(np.mean(ceilings[: i + 1]))})
-            table(f"{motion}: {len(found[motion])}", {motion: found[motion]}, float(np.mean(ceilings[: i + 1])))
-    table("all motions", found, float(np.mean(ceilings)))
+            table(f"{motion}: {len(found)}", [[rows[motion]] for rows in found.values()])
+        table(f"all motions: {len(found)}", [list(rows.values()) for rows in found.values()])
+    verdict(
+        [rows[world.UNSEEN_MOTIONS[0]] for rows in found.values()], [list(rows.values()) for rows in found.values()]
+    )
+
+
+def verdict(unseen: Sequence[Mapping[str, Films]], every: Sequence[Sequence[Mapping[str, Films]]]) -> None:
+    """What was to be reached, and whether it was."""
+    trajectory = float(np.mean([_mean(rows[OWN], "trajectory") for rows in unseen]))
+    base = float(np.mean([_mean(rows[FLOOR], "trajectory") for rows in unseen]))
+    identity = float(np.mean([recovered(rows, OWN, "identity") for motions in every for rows in motions]))
+    magnitude = float(np.mean([_mean(rows[OWN], "magnitude") for motions in every for rows in motions]))
+    apart = estimate([float(np.mean([both(r, OWN) - both(r, APART) for r in motions])) for motions in every])
+    for line, met in (
+        (f"trajectory of the unseen motion {trajectory:.2f}, at least {TRAJECTORY}", trajectory >= TRAJECTORY),
+        (f"the base model's {base:.2f}, within 0.2 of 0", abs(base) <= 0.2),
+        (f"identity recovered {identity:.2f}, at least {RECOVERED}", identity >= RECOVERED),
+        (f"motion {magnitude:.2f} of the clips', within {MAGNITUDE} of 1", abs(magnitude - 1) <= MAGNITUDE),
+        (
+            f"both, more than learned apart by {apart.mean:.2f} ± {apart.error or 0:.2f}",
+            apart.mean > (apart.error or 0),
+        ),
+    ):
+        console.print(f"{'reached' if met else 'not reached'}: {line}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ WINDOW = 9
 """Frames that the video VAE takes at once, the first of a film among them."""
 SEEN = {"crops": 0.5, "frames": 0.25, "clips": 0.25}
 """What the video VAE learns from: crops of windows, whole frames of windows, crops of whole clips; shares of steps."""
-STILLS = 0.5
+STILLS = 0.4
 """Share of the transformer's steps that see stills only: they cost a fifth, and teach what things look like."""
 STILLS_LATER = 0.25
 """Share of stills among the steps after that."""
