@@ -22,8 +22,8 @@ LEVELS = (32, 48, 64)
 """Channels of the VAE's levels: those of the first miniature's VAE, whose weights it starts from."""
 LATENT_CHANNELS = 8
 SPREAD = (1.0,) * 4 + (0.25,) * 4
-"""Deviation of each latent channel. In the last four noise of unit deviation changes a film's pixels a hundred times less
-than in the others; were they as large, most of what a transformer learns would be details that nobody sees."""
+"""Deviation of each latent channel. In the last four, noise of unit deviation changes a film's pixels a hundred times
+less than in the others; were they as large, most of what a transformer learns would be details that nobody sees."""
 WIDTH, HEADS, LAYERS, TIME_WIDTH = 192, 6, 8, 64
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?'\"()-_<>*/&+"
 
