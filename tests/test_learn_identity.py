@@ -18,7 +18,7 @@ from starring.config import Recipe
 from starring.data.subject import Complaint, Subject
 from starring.errors import StarringError
 from starring.learn import learn
-from starring.learn.identity import identity_of
+from starring.learn.identity import identity_of, recognized
 from starring.perception.faces import YuNet
 from starring.perception.identity import AlignedFaces, IdentityEyes
 from tests.perception.test_identity import faces
@@ -40,6 +40,19 @@ def on(picture: Tensor, green: float, blue: float = 0.0) -> Tensor:
     """The same faces on other ground; none of it is red, which the tiny detector takes for more of them."""
     ground = torch.tensor([0.0, green, blue])[:, None, None]
     return torch.where(picture.amax(0) > 0, picture, ground)
+
+
+class Seeing:
+    """Two kinds of people: those on green ground, and those on blue."""
+
+    id = protocol = "seeing"
+    side = 32
+
+    def images(self, pixels: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(pixels.mean((2, 3))[:, 1:], dim=-1)
+
+    def to(self, *_: object) -> Seeing:
+        return self
 
 
 @pytest.fixture
@@ -94,18 +107,6 @@ def test_the_flag_is_the_option() -> None:
 def test_somebody_else_among_them_is_named(tiny: Backbone, tmp_path: Path) -> None:
     """Whoever the encoder finds unlike the others, that is; three photographs cannot tell."""
 
-    class Seeing:
-        """Two kinds of people: those on green ground, and those on blue."""
-
-        id = protocol = "seeing"
-        side = 32
-
-        def images(self, pixels: Tensor) -> Tensor:
-            return torch.nn.functional.normalize(pixels.mean((2, 3))[:, 1:], dim=-1)
-
-        def to(self, *_: object) -> Seeing:
-            return self
-
     one = faces((16, 24))
     pictures, other = [on(one, 0.3 + 0.02 * i) for i in range(4)], on(one, 0.0, 0.9)
     eyes = IdentityEyes(finder=AlignedFaces(YuNet(tiny_yunet(tmp_path / "yunet.onnx"))), encoder=Seeing())
@@ -121,6 +122,23 @@ def test_somebody_else_among_them_is_named(tiny: Backbone, tmp_path: Path) -> No
     assert told(people(tmp_path / "one", *pictures)) == []
     assert told(people(tmp_path / "two", *pictures[:2], other, *pictures[2:])) == ["2.png"]
     assert told(people(tmp_path / "few", *pictures[:2], other)) == []
+
+
+def test_the_doctor_says_what_a_reward_could_not_be_learned_with(tmp_path: Path) -> None:
+    """All of it at once, in the order of the photographs, where learning stops at the first."""
+    one, two, nobody = faces((16, 24)), faces((0, 8), (40, 48)), faces()
+    eyes = IdentityEyes(finder=AlignedFaces(YuNet(tiny_yunet(tmp_path / "yunet.onnx"))), encoder=Seeing())
+    alike = [on(one, 0.3 + 0.02 * i) for i in range(4)]
+    who = people(tmp_path / "who", on(two, 0.3), on(one, 0.0, 0.9), *alike, on(nobody, 0.3))
+    told = recognized(who, eyes)
+    assert [(each.path.name, each.kind) for each in told] == [
+        ("0.png", "identity"), ("1.png", "outlier"), ("6.png", "identity"),
+    ]  # fmt: skip
+    assert "2 faces" in told[0].message
+    assert "--face largest" in told[0].advice
+    assert "No face" in told[2].message
+    assert [each.path.name for each in recognized(who, eyes, "largest")] == ["1.png", "6.png"]
+    assert recognized(people(tmp_path / "good", *alike), eyes) == []
 
 
 def test_films_of_too_few_steps_are_told(tiny: Backbone, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 from PIL import Image
 
@@ -14,6 +15,8 @@ from starring.cli.verbs import VERBS
 from starring.demo import PHOTOGRAPHS
 from tests.cli.shell import Starring, outside, refused
 from tests.data.pictures import album, photo
+from tests.perception.tiny_identity import tiny_iresnet
+from tests.refine.tiny_yunet import tiny_yunet
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +70,22 @@ def test_check_tells_what_is_wrong(starring: Starring, tmp_path: Path, eyes: Pat
         assert word in out
     with Image.open(sheet) as picture:
         assert min(picture.size) > 100
+
+
+def test_check_looks_with_a_rewards_eyes(starring: Starring, tmp_path: Path, eyes: Path) -> None:
+    torch.save(tiny_iresnet().state_dict(), tmp_path / "r100.pth")
+    faces = f"{tiny_yunet(tmp_path / 'yunet.onnx')}+{tmp_path / 'r100.pth'}"
+    folder = album(tmp_path / "rex", 3)
+    words = ["check", folder, "--size", 32, "--eyes", eyes, "--identity", faces]
+    refused(starring(*words), "licence")
+    code, out, _ = starring(*words, "--accept-licence")
+    assert code == 0
+    assert out.count(" identity ") == 3, "one remark a photograph"
+    assert "--face largest" in out
+    code, out, _ = starring(*words, "--accept-licence", "--face", "largest")
+    assert code == 0
+    assert " identity " not in out
+    refused(starring("check", folder, "--size", 32, "--eyes", eyes, "--identity", "dino"), "--class-word")
 
 
 @pytest.mark.slow

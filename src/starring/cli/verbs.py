@@ -17,9 +17,11 @@ from starring.cli.filming import Generate
 from starring.cli.learning import Learn
 from starring.cli.options import Number, Word
 from starring.cli.refining import Refine
+from starring.errors import StarringError
 
 if TYPE_CHECKING:
     from starring.data.masks import Segmenter
+    from starring.data.subject import Complaint, Subject
 
 
 class Verb(Protocol):
@@ -79,6 +81,13 @@ class Check:
     """Backbone that they are meant for."""
     eyes: Word = None
     """Who looks: miniature, paper, or a folder holding dino and segmenter; by default those that suit the backbone."""
+    identity: Word = None
+    """Also look with a reward's eyes, which must find one face or subject in each photograph: yunet+sface,
+    yunet+r100.pth, dino, miniature."""
+    face: Annotated[str, arg(metavar="WHICH")] = ""
+    """Whose face these eyes look at where a photograph shows several: largest, or a number from 0."""
+    accept_licence: bool = False
+    """Let these eyes load weights whose licence allows no commercial use."""
     sheet: Annotated[Path | None, arg(metavar="PICTURE")] = None
     """Write a picture of the photographs with everything but the subject faded."""
 
@@ -103,6 +112,8 @@ class Check:
                 )  # fmt: skip
                 found, masks = cut.found, cut.masks
             told = complaints(subject, size=size, found=found, encoder=load_dino(dino), masks=masks)
+            if self.identity is not None:
+                told += self._recognized(subject, cutter)
         if subject.rights is not None:
             show.result(f"Declared in subject.json: {subject.rights}.")
         show.complaints(told, len(subject))
@@ -111,6 +122,20 @@ class Check:
             show.written("Photographs", self.sheet)
         if not self.class_word:
             show.remark("With --class-word (such as dog) it is also checked whether the subject is found.")
+
+    def _recognized(self, subject: Subject, cutter: str) -> list[Complaint]:
+        """What a reward's eyes complain about."""
+        from starring.learn.identity import recognized
+        from starring.perception.identity import load_identity_eyes
+        from starring.perception.segment import load_segmenter
+
+        name, segmenter = self.identity or "", None
+        if "+" not in name:
+            if not self.class_word:
+                raise StarringError(f"The eyes '{name}' look for a subject by its word. Give one: --class-word dog.")
+            segmenter = cast("Segmenter", load_segmenter(cutter))
+        eyes = load_identity_eyes(name, self.class_word, segmenter, accept_licence=self.accept_licence)
+        return recognized(subject, eyes, self.face)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
+
+import torch
+from torch import Tensor
 
 from starring.backbones.base import Backbone
 from starring.config import Recipe
@@ -47,12 +51,47 @@ def identity_of(
     names = [path.name for path in subject.paths]
     identity = known(eyes, pictures, names, str(recipe.options.get("face", "")))
     identity = replace(identity, clip=_reader(backbone, recipe.options))
-    for i, (own, others) in strangers(identity.references.cpu()).items():
-        message = f"its face or subject looks like another one (likeness {own:.2f} where the others have {others:.2f})."
-        advice = "Look at it, and take it out if it is not the same one."
-        complaint = Complaint(path=subject.paths[i], kind="outlier", message=message, advice=advice)
+    for complaint in _unlike(subject.paths, identity.references):
         tell(Progress(phase="check", complaint=complaint))
     return identity
+
+
+def recognized(subject: Subject, eyes: IdentityEyes, face: str = "") -> list[Complaint]:
+    """What a reward's eyes would say about the photographs: which of them it could not be learned with.
+
+    Args:
+        subject: the photographs.
+        eyes: who looks.
+        face: whose face, where a photograph shows several: see :func:`starring.perception.identity.known`.
+
+    Returns:
+        A complaint for each photograph that shows no subject, several, or somebody else than the others do.
+    """
+    told: list[Complaint] = []
+    seen: list[tuple[Path, Tensor]] = []
+    for path, image in zip(subject.paths, subject.images, strict=True):
+        try:
+            seen.append((path, known(eyes, [as_tensor(image)[0]], [path.name], face).references))
+        except StarringError as error:
+            message, _, advice = str(error).partition(". ")
+            told.append(Complaint(path=path, kind="identity", message=f"{message}.", advice=advice))
+    if seen:
+        told += _unlike([path for path, _ in seen], torch.cat([vector for _, vector in seen]))
+    return sorted(told, key=lambda complaint: subject.paths.index(complaint.path))
+
+
+def _unlike(paths: Sequence[Path], references: Tensor) -> list[Complaint]:
+    """Photographs whose face or subject, by unit vectors ``n d``, is not that of the others."""
+    return [
+        Complaint(
+            path=paths[i],
+            kind="outlier",
+            message="its face or subject looks like another one"
+            f" (likeness {own:.2f} where the others have {others:.2f}).",
+            advice="Look at it, and take it out if it is not the same one.",
+        )
+        for i, (own, others) in strangers(references.cpu()).items()
+    ]
 
 
 def _warn(recipe: Recipe, backbone: Backbone, tell: OnProgress) -> None:
