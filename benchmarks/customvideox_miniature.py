@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tyro
-from PIL import Image
+from crew import Crew, cell, mean, unseen
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -37,9 +37,9 @@ from starring.learn import learn
 from starring.methods import recipe
 from starring.methods.customvideox import CustomVideoX
 from starring.metrics.protocols import Protocol
-from starring.metrics.statistics import estimate, recovered
+from starring.metrics.statistics import recovered
 from starring.metrics.suite import Judge, References, load_judge
-from starring.miniature import album, world
+from starring.miniature import world
 from starring.perception.transforms import to_unit
 from starring.run import Run
 
@@ -47,16 +47,6 @@ console = Console()
 SCORES = ("dino_i", "clip_i", "clip_t", "identity", "motion_top")
 FLOOR, CEILING = "without reference", "the subject itself"
 Rows = dict[str, list[dict[str, float]]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crew:
-    """What all subjects share."""
-
-    backbone: Backbone
-    judge: Judge
-    steps: int
-    seeds: int
 
 
 def shown(subject: Subject, folder: Path, backbone: Backbone, tokens: Path | None) -> Run:
@@ -104,8 +94,7 @@ def copied(frames: Tensor, picture: Tensor, judge: Judge) -> float:
 def subject_rows(who: world.Identity, subject: Subject, folder: Path, crew: Crew, tokens: Path | None) -> Rows:
     """Scores of all films of one subject, by row; filmed now unless they were before."""
     run = shown(subject, folder / "runs", crew.backbone, tokens)
-    unseen = [Image.fromarray(world.render(shot, 256).image) for shot in album.shots(who, 6, seed=1)]
-    known = crew.judge.references(unseen)
+    known = crew.judge.references(unseen(who))
     size = crew.backbone.sample.height, crew.backbone.sample.width
     segmenter = crew.judge.eyes.segmenter
     assert segmenter is not None  # the judge is loaded with one
@@ -123,7 +112,7 @@ def subject_rows(who: world.Identity, subject: Subject, folder: Path, crew: Crew
         found[label] = [
             scored(as_pixels(shot.load()), {key: score.value for key, score in shot.scores.items()}) for shot in shots
         ]
-        means = {key: round(_mean(found[label], key), 3) for key in (*SCORES, "copied")}
+        means = {key: round(mean(found[label], key), 3) for key in (*SCORES, "copied")}
         console.print(f"{subject.name}, {label}: {means}")
     found[CEILING] = [
         scored(
@@ -138,18 +127,9 @@ def subject_rows(who: world.Identity, subject: Subject, folder: Path, crew: Crew
     return found
 
 
-def _mean(films: Sequence[Mapping[str, float]], key: str) -> float:
-    return sum(film[key] for film in films) / len(films)
-
-
-def _cell(values: Sequence[float]) -> str:
-    value = estimate(values)
-    return f"{value.mean:.3f}" + (f" \u00b1 {value.error:.3f}" if value.error is not None else "")
-
-
 def share(rows: Sequence[Rows], label: str, key: str) -> str:
     """What of the way from the model without a reference to the subject itself is gone, over subjects."""
-    scores, floors, ceilings = ([_mean(row[which], key) for row in rows] for which in (label, FLOOR, CEILING))
+    scores, floors, ceilings = ([mean(row[which], key) for row in rows] for which in (label, FLOOR, CEILING))
     value = recovered(scores, floors, sum(ceilings) / len(ceilings))
     if value is None:
         return "-"
@@ -164,8 +144,8 @@ def table(rows: Sequence[Rows]) -> None:
     )  # fmt: skip
     for label in rows[0]:
         between = label not in (FLOOR, CEILING)
-        cells = {key: _cell([_mean(row[label], key) for row in rows]) for key in (*SCORES, "copied")}
-        text = _cell([_mean(row[label], "clip_t") - _mean(row[FLOOR], "clip_t") for row in rows])
+        cells = {key: cell([mean(row[label], key) for row in rows]) for key in (*SCORES, "copied")}
+        text = cell([mean(row[label], "clip_t") - mean(row[FLOOR], "clip_t") for row in rows])
         shown.add_row(
             label, cells["dino_i"], share(rows, label, "dino_i") if between else "", cells["clip_i"],
             share(rows, label, "clip_i") if between else "", cells["identity"], cells["clip_t"],

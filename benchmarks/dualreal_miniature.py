@@ -25,8 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from personalvideo_miniature import Crew, learned, told
-from PIL import Image
+from crew import Crew, cell, learned, mean, photographed, told, unseen
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -37,7 +36,6 @@ from starring.config import Recipe, to_json
 from starring.data.files import write_json
 from starring.data.motion import Motion
 from starring.data.prompts import plain
-from starring.data.subject import Subject
 from starring.data.video import write_video
 from starring.evaluate.shots import Ledger, Order, Studio, as_pixels
 from starring.generate.films import fingerprint
@@ -176,13 +174,8 @@ def subject_rows(
     who: world.Identity, folder: Path, crew: Crew, recipes: Mapping[str, Recipe]
 ) -> dict[str, dict[str, Films]]:
     """Scores of all films of one subject, by motion and row; learned and filmed now unless they were before."""
-    name = f"{who.kind}-{who.seed}"
-    place = folder / "photographs" / name
-    if not (place / "subject.json").exists():
-        album.write(place, who)
-    subject = Subject.from_folder(place, class_word=who.kind)
-    unseen = [Image.fromarray(world.render(shot, 256).image) for shot in album.shots(who, 6, seed=1)]
-    known = crew.judge.references(unseen)
+    subject = photographed(who, folder / "photographs")
+    name, known = subject.name, crew.judge.references(unseen(who))
     found: dict[str, dict[str, Films]] = {}
     for motion in MOTIONS:
         clips = clips_of(who, motion, folder, crew.backbone)
@@ -195,31 +188,22 @@ def subject_rows(
             if FLOOR not in rows:
                 rows[FLOOR] = filmed(run, False, studio, known, clips, prompts, crew)
             rows[label] = filmed(run, True, studio, known, clips, prompts, crew)
-            means = {key: round(_mean(rows[label], key), 3) for key in ("trajectory", *SCORES, "magnitude")}
+            means = {key: round(mean(rows[label], key), 3) for key in ("trajectory", *SCORES, "magnitude")}
             console.print(f"{name}, {motion}, {label}: {means}")
         rows[CEILING] = really(who, motion, known, clips, crew)
         found[motion] = rows
     return found
 
 
-def _mean(films: Films, key: str) -> float:
-    return float(np.mean([film[key] for film in films]))
-
-
 def recovered(rows: Mapping[str, Films], label: str, key: str) -> float:
     """The share of the way from the base model to the subject itself."""
-    floor, ceiling = _mean(rows[FLOOR], key), _mean(rows[CEILING], key)
-    return (_mean(rows[label], key) - floor) / (ceiling - floor)
+    floor, ceiling = mean(rows[FLOOR], key), mean(rows[CEILING], key)
+    return (mean(rows[label], key) - floor) / (ceiling - floor)
 
 
 def both(rows: Mapping[str, Films], label: str) -> float:
     """Trajectory times recovered identity, each at least 0."""
-    return max(_mean(rows[label], "trajectory"), 0.0) * max(recovered(rows, label, "identity"), 0.0)
-
-
-def _cell(values: Sequence[float]) -> str:
-    value = estimate(values)
-    return f"{value.mean:.2f}" + (f" ± {value.error:.2f}" if value.error is not None else "")
+    return max(mean(rows[label], "trajectory"), 0.0) * max(recovered(rows, label, "identity"), 0.0)
 
 
 def table(title: str, subjects: Sequence[Sequence[Mapping[str, Films]]]) -> None:
@@ -237,11 +221,11 @@ def table(title: str, subjects: Sequence[Sequence[Mapping[str, Films]]]) -> None
         behind = [a - b for a, b in zip(over(both), over(lambda rows, _: both(rows, OWN)), strict=True)]
         shown.add_row(
             label,
-            *(_cell(over(lambda rows, which, key=key: _mean(rows[which], key))) for key in ("trajectory", "identity")),
-            *(_cell(over(lambda r, which, key=key: recovered(r, which, key))) if tells else "" for key in SCORES[:2]),
-            *(_cell(over(lambda rows, which, key=key: _mean(rows[which], key))) for key in ("clip_t", "magnitude")),
-            _cell(over(both)) if tells else "",
-            _cell(behind) if tells and label != OWN else "",
+            *(cell(over(lambda rows, which, key=key: mean(rows[which], key))) for key in ("trajectory", "identity")),
+            *(cell(over(lambda r, which, key=key: recovered(r, which, key))) if tells else "" for key in SCORES[:2]),
+            *(cell(over(lambda rows, which, key=key: mean(rows[which], key))) for key in ("clip_t", "magnitude")),
+            cell(over(both)) if tells else "",
+            cell(behind) if tells and label != OWN else "",
         )
     console.print(shown)
 
@@ -282,10 +266,10 @@ def main(
 
 def verdict(unseen: Sequence[Mapping[str, Films]], every: Sequence[Sequence[Mapping[str, Films]]]) -> None:
     """What was to be reached, and whether it was."""
-    trajectory = float(np.mean([_mean(rows[OWN], "trajectory") for rows in unseen]))
-    base = float(np.mean([_mean(rows[FLOOR], "trajectory") for rows in unseen]))
+    trajectory = float(np.mean([mean(rows[OWN], "trajectory") for rows in unseen]))
+    base = float(np.mean([mean(rows[FLOOR], "trajectory") for rows in unseen]))
     identity = float(np.mean([recovered(rows, OWN, "identity") for motions in every for rows in motions]))
-    magnitude = float(np.mean([_mean(rows[OWN], "magnitude") for motions in every for rows in motions]))
+    magnitude = float(np.mean([mean(rows[OWN], "magnitude") for motions in every for rows in motions]))
     apart = estimate([float(np.mean([both(r, OWN) - both(r, APART) for r in motions])) for motions in every])
     for line, met in (
         (f"trajectory of the unseen motion {trajectory:.2f}, at least {TRAJECTORY}", trajectory >= TRAJECTORY),

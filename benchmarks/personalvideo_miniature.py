@@ -20,27 +20,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
-from PIL import Image
+from crew import Crew, cell, learned, mean, photographed, told, unseen
 from rich.console import Console
 from rich.table import Table
 from vcd_miniature import real_films
 
-from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Recipe, to_json
 from starring.data.files import write_json
-from starring.data.motion import Motion
 from starring.data.prompts import plain, suite
-from starring.data.subject import Subject
 from starring.evaluate.shots import Ledger, Order, Shot, Studio, as_pixels
 from starring.generate.films import fingerprint
-from starring.learn import learn, resume
 from starring.methods import build, recipe
 from starring.metrics.copying import kept_background, kept_motion
 from starring.metrics.protocols import Protocol
-from starring.metrics.statistics import estimate
-from starring.metrics.suite import Judge, References, load_judge
-from starring.miniature import album, world
+from starring.metrics.suite import References, load_judge
+from starring.miniature import world
 from starring.miniature.shapes import CLASSES, PEOPLE
 from starring.run import Run
 
@@ -84,16 +79,6 @@ def asked(class_word: str) -> list[str]:
     return [*suite("miniature", class_word), *(prompt.format(class_word) for prompt in MORE)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crew:
-    """What all subjects share."""
-
-    backbone: Backbone
-    judge: Judge
-    steps: int
-    seeds: int
-
-
 def cast(people: int, others: int, development: bool) -> list[world.Identity]:
     """Subjects that no training saw, persons and others in turn."""
     rest = [kind for kind in CLASSES if kind not in PEOPLE]
@@ -105,18 +90,6 @@ def cast(people: int, others: int, development: bool) -> list[world.Identity]:
     humans, things = row(sorted(PEOPLE, reverse=True), people, 61), row(rest, others, 31)
     longest = max(people, others)
     return [who for i in range(longest) for each in (humans, things) for who in each[i : i + 1]]
-
-
-def learned(
-    subject: Subject, chosen: Recipe, backbone: Backbone, folder: Path, name: str, motion: Motion | None = None,
-    tokens: Path | None = None,
-) -> Run:  # fmt: skip
-    """The finished run, learned now unless it was before."""
-    place = folder / name
-    if not place.exists():
-        return learn(chosen.method, subject, backbone, chosen, folder, name=name, motion=motion, tokens=tokens)
-    run = Run.open(place)
-    return run if run.finished else resume(place, backbone, subject, motion=motion)
 
 
 def filmed(run: Run, customized: bool, studio: Studio, known: References, crew: Crew) -> list[Shot]:
@@ -139,11 +112,6 @@ def filmed(run: Run, customized: bool, studio: Studio, known: References, crew: 
     ]  # fmt: skip
 
 
-def told(shot: Shot) -> dict[str, float]:
-    """A film's scores; where the subject was not found, it is unlike itself."""
-    return {"identity": 0.0} | {key: score.value for key, score in shot.scores.items()}
-
-
 def background(film: Shot, floor: Shot, crew: Crew, word: str) -> dict[str, float]:
     """How much of the scene is as in another film of the same prompt and seed."""
     segmenter = crew.judge.eyes.segmenter
@@ -156,13 +124,8 @@ def background(film: Shot, floor: Shot, crew: Crew, word: str) -> dict[str, floa
 
 def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, list[dict[str, float]]]:
     """Scores of all films of one subject, by row; learned and filmed now unless they were before."""
-    name = f"{who.kind}-{who.seed}"
-    place = folder / "photographs" / name
-    if not (place / "subject.json").exists():
-        album.write(place, who)
-    subject = Subject.from_folder(place, class_word=who.kind)
-    unseen = [Image.fromarray(world.render(shot, 256).image) for shot in album.shots(who, 6, seed=1)]
-    known = crew.judge.references(unseen)
+    subject = photographed(who, folder / "photographs")
+    name, known = subject.name, crew.judge.references(unseen(who))
     studio = Studio(Ledger.open(folder / "films" / name), crew.judge, lambda *_: None)
     found: dict[str, list[dict[str, float]]] = {}
     runs: dict[str, Run] = {}
@@ -180,7 +143,7 @@ def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, lis
             told(shot) | ({} if other is None else background(shot, other, crew, who.kind))
             for shot, other in zip(shots[label], floor, strict=True)
         ]
-        means = {key: round(sum(film[key] for film in found[label]) / len(found[label]), 3) for key in SCORES}
+        means = {key: round(mean(found[label], key), 3) for key in SCORES}
         console.print(f"{name}, {label}: {means}")
     prompts = asked(who.kind)
     found[CEILING] = [
@@ -191,11 +154,6 @@ def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, lis
         for prompt, pixels in real_films(who, prompts)
     ]
     return found
-
-
-def _cell(values: Sequence[float]) -> str:
-    value = estimate(values)
-    return f"{value.mean:.3f}" + (f" ± {value.error:.3f}" if value.error is not None else "")
 
 
 def _moved(rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]], label: str) -> str:
@@ -216,15 +174,12 @@ def table(title: str, rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]
         "background of the words' films", title=title,
     )  # fmt: skip
 
-    def mean(films: Sequence[Mapping[str, float]], key: str) -> float:
-        return sum(film[key] for film in films) / len(films)
-
     for label in rows[0]:
-        behind = "" if label == PV else _cell([mean(r[label], "identity") - mean(r[PV], "identity") for r in rows])
-        cells = {key: _cell([mean(row[label], key) for row in rows]) for key in SCORES[:3]}
+        behind = "" if label == PV else cell([mean(r[label], "identity") - mean(r[PV], "identity") for r in rows])
+        cells = {key: cell([mean(row[label], key) for row in rows]) for key in SCORES[:3]}
         motion = "" if label in (FLOOR, CEILING) else _moved(rows, label)
         scenes = [[film["background"] for film in row[label] if "background" in film] for row in rows]
-        scene = _cell([sum(row) / len(row) for row in scenes if row]) if any(scenes) else ""
+        scene = cell([sum(row) / len(row) for row in scenes if row]) if any(scenes) else ""
         shown.add_row(label, cells["identity"], behind, cells["dino_i"], cells["clip_t"], motion, scene)
     console.print(shown)
 
