@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,7 +173,9 @@ def test_a_picture_of_nothing_is_told(
 def test_weights_of_another_size_are_refused_with_both(run: Run, dit: Backbone, tmp_path: Path) -> None:
     options = {**run.record.recipe.options, "rank": 3}
     other = replace(run, record=replace(run.record, recipe=replace(run.record.recipe, options=options)))
-    with pytest.raises(StarringError, match=r"rank 2 for 8 layers of width 32.* needs .*rank 3 for 8 layers"):
+    learned_on = re.escape(run.record.origin["name_or_path"])
+    said = rf"rank 2 for 8 layers of width 32.* needs .*rank 3 for 8 layers.*learned on {learned_on}"
+    with pytest.raises(StarringError, match=said):
         generate(other, PROMPT, backbone=dit, reference=cutout(tmp_path / "a.png", 1), entity="dog", write=False)
 
 

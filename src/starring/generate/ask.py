@@ -241,7 +241,7 @@ def _method(
         word = class_word if class_word is not None else run.record.subject.class_word if run else ""
         plain = Plain(backbone, PlainConfig(class_word=word))
         return plain, {"name": plain.name, "options": to_json(plain.config), "file": None}, wished
-    method = filled(fresh, backbone, run.load_weights(), run.weights)
+    method = filled(fresh, backbone, run.load_weights(), run.weights, run.record.origin.get("name_or_path", ""))
     origin = {
         "name": method.name,
         "family": method.family,
@@ -273,13 +273,15 @@ def _cast(runs: Sequence[Run], backbone: Backbone) -> tuple[Method, dict[str, An
     return method, origin, method.correlation
 
 
-def filled(method: Method, backbone: Backbone, weights: Mapping[str, Tensor], file: Path) -> Method:
-    """``method`` with the weights of ``file`` in it, where ``backbone`` is.
+def filled(
+    method: Method, backbone: Backbone, weights: Mapping[str, Tensor], file: Path, learned_on: str = ""
+) -> Method:
+    """``method`` with the weights of ``file`` in it, where ``backbone`` is; ``learned_on`` names their own.
 
     Raises:
         StarringError: if they do not fit.
     """
-    require_fitting(method, weights, file, backbone)
+    require_fitting(method, weights, file, backbone, learned_on)
     method.load_state_dict(dict(weights))
     return method.to(backbone.device).requires_grad_(False).eval()
 

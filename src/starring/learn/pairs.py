@@ -112,7 +112,8 @@ def learned_before(recipe: Recipe, tokens: str | Path | None, backbone: Backbone
                 f" it never saw. Leave {key} out to film as it was learned.",
                 stacklevel=2,
             )
-    require_fitting(build(recipe.method, backbone, options), weights, source.weights, backbone)
+    learned_on = record.origin.get("name_or_path", "")
+    require_fitting(build(recipe.method, backbone, options), weights, source.weights, backbone, learned_on)
     digest = hashlib.sha256(source.weights.read_bytes()).hexdigest()
     return replace(
         recipe, options=options, stages=(), sample=recipe.sample or record.recipe.sample,

@@ -355,7 +355,9 @@ def require_family(name: str, family: str, backbone: Backbone) -> None:
         )
 
 
-def require_fitting(method: Method, weights: Mapping[str, Tensor], file: object, backbone: Backbone) -> None:
+def require_fitting(
+    method: Method, weights: Mapping[str, Tensor], file: object, backbone: Backbone, learned_on: str = ""
+) -> None:
     """Refuse weights of other names or shapes than the method has on this backbone.
 
     Args:
@@ -363,6 +365,7 @@ def require_fitting(method: Method, weights: Mapping[str, Tensor], file: object,
         weights: what it is to take over.
         file: where they come from.
         backbone: for which the method was made.
+        learned_on: name of the backbone that they were learned on, if it is known.
 
     Raises:
         StarringError: with both and what to do.
@@ -371,5 +374,6 @@ def require_fitting(method: Method, weights: Mapping[str, Tensor], file: object,
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in weights.items()}:
         raise StarringError(
             f"{file} holds {method.described(weights)}, but {method.name} on {backbone.name} with its options needs"
-            f" {method.described(own)}. It was learned on a backbone, or with options, of another size: take those."
+            f" {method.described(own)}. It was learned on {learned_on or 'another backbone'}, or with other options:"
+            " take those."
         )
