@@ -133,7 +133,7 @@ class Check:
         if "+" not in name:
             if not self.class_word:
                 raise StarringError(f"The eyes '{name}' look for a subject by its word. Give one: --class-word dog.")
-            segmenter = cast("Segmenter", load_segmenter(cutter))
+            segmenter = load_segmenter(cutter)
         eyes = load_identity_eyes(name, self.class_word, segmenter, accept_licence=self.accept_licence)
         return recognized(subject, eyes, self.face)
 
