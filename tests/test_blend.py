@@ -77,6 +77,22 @@ def test_each_side_alone_is_scored(run: Run, home: Path, dit: Backbone, judge: J
     assert json.loads(found.data.read_text())["scores"] == found.scores
 
 
+@pytest.mark.parametrize(("fresh", "other"), [("identity", "motion"), ("motion", "identity")])
+def test_a_side_that_learned_nothing_adds_nothing(
+    run: Run, home: Path, dit: Backbone, judge: Judge, tmp_path: Path, fresh: str, other: str
+) -> None:
+    """With one side as it began, the other alone makes the very film of both, and it alone makes another."""
+    weights = run.load_weights()
+    half = Run.create(tmp_path, f"{fresh}-fresh", run.record)
+    half.save_weights({k: torch.zeros_like(v) if f".{fresh}.up." in k else v for k, v in weights.items()})
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    found = leaks(half, subject, motion, ["a <*> dog running"], backbone=dit, sample={"steps": 1}, judge=judge)
+    assert found.scores[f"{other} alone"] == found.scores["both"]
+    assert found.scores[f"{fresh} alone"] != found.scores["both"]
+    kept = found.kept[f"{other} alone"]
+    assert all(share is None or share == pytest.approx(1) for share in kept.values())
+
+
 def test_runs_without_two_sides(run: Run, dit: Backbone) -> None:
     recipe = run.record.recipe
     fixed = replace(recipe, options={**recipe.options, "controller": False})

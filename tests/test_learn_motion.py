@@ -23,6 +23,8 @@ from starring.errors import Interrupted, StarringError
 from starring.generate import generate
 from starring.learn import Progress, learn, resume
 from starring.methods import build
+from starring.methods.base import Batch, Losses
+from starring.methods.dualreal import DualReal
 from starring.run import Run
 from tests.moving import IMAGE_WIDTH, clips, learned, small
 from tests.training import state_of
@@ -77,6 +79,26 @@ def test_the_paper_s_steps(run: Run) -> None:
     assert (stage.clips, stage.train.batch, stage.clip_share) == (3, 1, 0.5)
     rates = [entry["learning_rate"] for entry in run.entries()]
     assert rates[0] < rates[1] > rates[-1]
+
+
+def test_no_gradient_of_the_other_side_is_computed(
+    home: Path, dit: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parameters ask for none while a step's loss is built, and the rest do."""
+    seen: list[bool] = []
+    real = DualReal.loss
+
+    def loss(self: DualReal, backbone: Backbone, batch: Batch, progress: float) -> Losses:
+        resting = {id(p) for p in self.rests(batch)}
+        assert resting
+        assert all(p.requires_grad == (id(p) not in resting) for p in self.parameters())
+        seen.append(batch.motion)
+        return real(self, backbone, batch, progress)
+
+    monkeypatch.setattr(DualReal, "loss", loss)
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    learn("dualreal", subject, dit, small(dit, home / "clip"), tmp_path, motion=motion)
+    assert set(seen) == {True, False}
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def test_the_authors_names(dit: Backbone, tmp_path: Path) -> None:
     ("chosen", "told"),
     [
         ({"squash": "softmax", "groups": 2}, r"squash=softmax\. .* would film it with squash=sigmoid\."),
+        ({"sides": "identity"}, r"sides=identity\. .* would film it with sides=both\."),
         ({"total": 1.0}, r"total=1\.0\. .* would film it with total=0\.2\."),
         (
             {"total": 1.0, "squash": "softmax", "groups": 2},
@@ -151,6 +152,11 @@ def test_what_is_no_adapter(dit: Backbone, tmp_path: Path) -> None:
     with pytest.raises(StarringError, match=r"does not fit .*blocks__1.*holds nothing"):
         adopt_adapter(tmp_path / "half.pth", dit, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+    for side, ours in (("id", "identity"), ("motion", "motion")):
+        one = {k: v for k, v in torch.load(path, weights_only=True).items() if f".{side}_" not in k}
+        torch.save(one, tmp_path / f"no-{side}.pth")
+        with pytest.raises(StarringError, match=rf"no-{side}\.pth has no adapters of the {ours}"):
+            adopt_adapter(tmp_path / f"no-{side}.pth", dit, runs_dir=tmp_path / "runs")
     torch.save({}, tmp_path / "adapter.pth")
     with pytest.raises(StarringError, match="is there already"):
         export_adapter(Run.open(tmp_path / "rex-dualreal"), tmp_path / "adapter.pth")

@@ -168,8 +168,10 @@ def tiny_video_vae() -> AutoencoderKLCogVideoX:
     )
 
 
-def tiny_transformer(rotary: bool = True, patch_size_t: int | None = None) -> CogVideoXTransformer3DModel:
-    """Two blocks of two heads over patches of 2."""
+def tiny_transformer(
+    rotary: bool = True, patch_size_t: int | None = None, blocks: int = 2
+) -> CogVideoXTransformer3DModel:
+    """Blocks of two heads over patches of 2."""
     return CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -177,7 +179,7 @@ def tiny_transformer(rotary: bool = True, patch_size_t: int | None = None) -> Co
         out_channels=4,
         time_embed_dim=8,
         text_embed_dim=32,
-        num_layers=2,
+        num_layers=blocks,
         sample_width=8,
         sample_height=8,
         sample_frames=9,
@@ -187,7 +189,9 @@ def tiny_transformer(rotary: bool = True, patch_size_t: int | None = None) -> Co
     )
 
 
-def tiny_cogvideox(folder: Path, seed: int = 0, rotary: bool = True, patch_size_t: int | None = None) -> Path:
+def tiny_cogvideox(
+    folder: Path, seed: int = 0, rotary: bool = True, patch_size_t: int | None = None, blocks: int = 2
+) -> Path:
     """Write a random CogVideoX pipeline: rotary positions as in 5B or sincos as in 2B; ``patch_size_t`` as in 1.5."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -197,7 +201,7 @@ def tiny_cogvideox(folder: Path, seed: int = 0, rotary: bool = True, patch_size_
                 vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4, dropout_rate=0.0
             )
         )
-        vae, transformer = tiny_video_vae(), tiny_transformer(rotary, patch_size_t)
+        vae, transformer = tiny_video_vae(), tiny_transformer(rotary, patch_size_t, blocks)
     for name, part in {"text_encoder": encoder, "vae": vae, "transformer": transformer}.items():
         part.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / "tokenizer")

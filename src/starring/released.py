@@ -35,8 +35,8 @@ from starring.perception.encoders import load_clip
 from starring.run import Photographs, Record, Run, libraries
 
 METHOD, FILE = "dualreal", "adapter.pth"
-FIXED = ("squash", "total")
-"""Options that the authors' code has as constants."""
+FIXED = ("squash", "total", "sides")
+"""Options that the authors' code has as constants; it films with both sides."""
 SITES = {"attn1": "attn", "ff": "ff"}
 SIDES = {"identity": "id", "motion": "motion"}
 LAYERS = {"down": "down_linear", "up": "up_linear"}
@@ -132,7 +132,7 @@ def adopt_adapter(
     file = Path(file).expanduser()
     weights, usual = read_adapter(file), recipe_for(METHOD, backbone)
     seen = dict(usual.options) | ({"encoder": encoder} if encoder is not None else {})
-    options = from_json(find(METHOD).config_type, {**seen, **_options(weights), "class_word": class_word.strip()})
+    options = from_json(find(METHOD).config_type, {**seen, **_options(file, weights), "class_word": class_word.strip()})
     method = build(METHOD, backbone, options)
     weights |= {key: value.clone() for key, value in _absent(method.state_dict(), weights).items()}
     own = {key: tuple(value.shape) for key, value in method.state_dict().items()}
@@ -165,9 +165,23 @@ def adopt_adapter(
     return run
 
 
-def _options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the shapes say about the options."""
-    down = next(value for key, value in weights.items() if key.endswith("identity.down.weight"))
+def _options(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the shapes say about the options.
+
+    Raises:
+        StarringError: if one side's adapters are missing: the authors' flags allow to train without.
+    """
+    downs = {
+        side: next((value for key, value in weights.items() if key.endswith(f"{side}.down.weight")), None)
+        for side in SIDES
+    }
+    if absent := [side for side, value in downs.items() if value is None]:
+        raise StarringError(
+            f"{file.name} has no adapters of the {' and the '.join(absent)}, so it is not DualReal's whole result."
+            " Give a file that was trained with both sides."
+        )
+    down = downs["identity"]
+    assert down is not None
     last = weights.get("blender.fusion_net.3.weight")
     image = next((value for key, value in weights.items() if key.endswith("condition.weight")), None)
     found: dict[str, Any] = {"hidden": len(down), "controller": last is not None}

@@ -49,7 +49,7 @@ def adapters(w: Weights, site: str, x: Array, a: float, b: float, image: Array |
     return out
 
 
-def blender(w: Weights, time: Array, tokens: Array) -> Array:
+def blender(w: Weights, time: Array, tokens: Array, squash: str = "sigmoid") -> Array:
     """Shares of all groups for one sample: ``t`` and ``n w`` to ``g``."""
     width = len(time)
     modulation = linear(w, "blender.timestep_encoder.1", time * sigmoid(time))
@@ -60,27 +60,29 @@ def blender(w: Weights, time: Array, tokens: Array) -> Array:
     h = linear(w, "blender.fuse_proj", normal * (1 + scale) + shift)
     h = linear(w, "blender.fuse_proj_down", tanh_gelu(h)) + gate * pooled
     h = linear(w, "blender.fusion_net.1", np.maximum(h, 0))
-    return sigmoid(linear(w, "blender.fusion_net.3", np.maximum(h, 0)))
+    logits = linear(w, "blender.fusion_net.3", np.maximum(h, 0))
+    return np.exp(logits) / np.exp(logits).sum() if squash == "softmax" else sigmoid(logits)
 
 
 def prediction(
-    net: Any, w: Weights, groups: int, x: Tensor, t: int, words: Tensor, rows: Any, image: Array | None
-) -> Tensor:
+    net: Any, w: Weights, groups: int, x: Tensor, t: int, words: Tensor, rows: Any, image: Array | None,
+    squash: str = "sigmoid", total: float = 0.2,
+) -> Tensor:  # fmt: skip
     """The transformer's output for one film ``1 c f h w``, every block written out."""
     b, f, height, width = 1, x.shape[2], *x.shape[-2:]
     time = net.time_embedding(net.time_proj(torch.tensor([t])))
     tokens = net.patch_embed(words, x.transpose(1, 2))
     n = words.shape[1]
-    shares = blender(w, time[0].double().numpy(), tokens[0].double().numpy())
+    shares = blender(w, time[0].double().numpy(), tokens[0].double().numpy(), squash)
     text, video = tokens[:, :n], tokens[:, n:]
     blocks = len(net.transformer_blocks)
 
     def pair(site: str, given: Tensor, a: float) -> Tensor:
-        found = adapters(w, f"adapters.{site}", given[0].double().numpy(), a, 0.2 - a, image)
+        found = adapters(w, f"adapters.{site}", given[0].double().numpy(), a, total - a, image)
         return torch.from_numpy(found)[None].float()
 
     for i, block in enumerate(net.transformer_blocks):
-        a = 0.2 * float(shares[i * groups // blocks])
+        a = total * float(shares[i * groups // blocks])
         v, s, gate_v, gate_s = block.norm1(video, text, time)
         attended_v, attended_s = block.attn1(hidden_states=v, encoder_hidden_states=s, image_rotary_emb=rows)
         extra = pair(f"transformer_blocks__{i}__attn1", torch.cat([s, v], 1), a)

@@ -21,6 +21,7 @@ from starring.backbones.presets import load_backbone
 from starring.errors import StarringError
 from starring.layers.blender import StageBlender
 from starring.layers.dual import SIDES, DualAdapter
+from starring.methods import recipe
 from starring.methods.base import Batch, Method, Request
 from starring.methods.dualreal import DualReal, DualRealConfig, grouped
 from tests.methods import slow_dualreal as slow
@@ -41,6 +42,14 @@ def tiny(folder: Path) -> Iterator[CogVideoX]:
     weights = {k: v.clone() for part in backbone.parts() for k, v in part.state_dict().items()}
     yield backbone
     assert all(torch.equal(v, weights[k]) for part in backbone.parts() for k, v in part.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> CogVideoX:
+    """Four blocks, so that groups can be of more than one and fewer than all."""
+    backbone = load_backbone(tiny_cogvideox(tmp_path_factory.mktemp("deep"), blocks=4), device="cpu")
+    assert isinstance(backbone, CogVideoX)
+    return backbone
 
 
 def made(backbone: Backbone, config: DualRealConfig = CONFIG, seed: int = 9) -> DualReal:
@@ -68,22 +77,29 @@ def batch(backbone: Backbone, motion: bool, seed: int = 0) -> Batch:
 # --- equations --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_the_network_is_the_one_written_out(tiny: CogVideoX, shown: bool) -> None:
-    """Adapters beside attention and feed-forward, before the gates, for text and video; weights by group and time."""
-    method, x = made(tiny), latents(tiny)
+@pytest.mark.parametrize(("shown", "changes"), [
+    (True, {}), (False, {}), (True, {"squash": "softmax", "groups": 4}), (False, {"groups": 1, "total": 0.7}),
+])  # fmt: skip
+def test_the_network_is_the_one_written_out(deep: CogVideoX, shown: bool, changes: dict[str, Any]) -> None:
+    """Adapters beside attention and feed-forward, before the gates, for text and video; weights by group and time.
+
+    Of four blocks the first two are one group and the last two another.
+    """
+    config = replace(CONFIG, **{"groups": 2, **changes})
+    method, x = made(deep, config), latents(deep)
     if not shown:
         method.state_dict()["image"].zero_()
     image = slow.weights_of(method)["image"] if shown else None
-    rows = tiny.rotary(3, 8, 8)
-    with torch.no_grad(), method.attached(tiny):
-        text = tiny.encode_text(["a dog on the beach"])
-        ours = method.predict(tiny, x, torch.tensor(700), text)
+    rows = deep.rotary(3, 8, 8)
+    with torch.no_grad(), method.attached(deep):
+        text = deep.encode_text(["a dog on the beach"])
+        ours = method.predict(deep, x, torch.tensor(700), text)
     with torch.no_grad():
         truth = slow.prediction(
-            tiny.denoiser, slow.weights_of(method), method.groups, x, 700, text.embeddings, rows, image
-        )
-        plain = tiny.predict(x, 700, text)
+            deep.denoiser, slow.weights_of(method), config.groups or 0, x, 700, text.embeddings, rows, image,
+            config.squash, config.total,
+        )  # fmt: skip
+        plain = deep.predict(x, 700, text)
     torch.testing.assert_close(ours, truth, rtol=1e-4, atol=1e-5)
     assert float((ours - plain).abs().max()) > 0.05
 
@@ -126,11 +142,16 @@ def error(method: DualReal, backbone: Backbone, given: Batch) -> float:
 
 @pytest.mark.parametrize("bars", [False, True])
 def test_the_loss_is_that_of_clean_latents_weighted_by_their_noise(tiny: CogVideoX, bars: bool) -> None:
-    """Mean (x0' - x0)² / (1 - alpha_bar), as the released code has it, is the error of the velocity; without bars."""
-    method, given, shown = made(tiny), batch(tiny, motion=True), slice(2, 6) if bars else slice(None)
+    """Mean (x0' - x0)² / (1 - alpha_bar), as the released code has it, is the error of the velocity; without bars.
+
+    Each clip counts alike, however much of its frame it fills.
+    """
+    method, given = made(tiny), batch(tiny, motion=True)
+    inside = [slice(2, 6), slice(1, 8)] if bars else [slice(None)] * 2
     if bars:
         masks = torch.zeros(2, 1, 3, 8, 8)
-        masks[..., shown, :] = 1
+        for row, lines in enumerate(inside):
+            masks[row, ..., lines, :] = 1
         given = replace(given, masks=masks)
     ours = error(method, tiny, given)
     generator = torch.Generator().manual_seed(0)
@@ -143,19 +164,38 @@ def test_the_loss_is_that_of_clean_latents_weighted_by_their_noise(tiny: CogVide
         v = method._called(tiny, x.float(), t, tiny.encode_text(given.captions), given.images, "both").double()
     found = alphas.sqrt() * x - (1 - alphas).sqrt() * v
     each = (found - x0).square() / (1 - alphas)
-    assert ours == pytest.approx(each[..., shown, :].mean().item(), rel=1e-4)
+    truth = sum(each[row][..., lines, :].mean().item() for row, lines in enumerate(inside)) / 2
+    assert ours == pytest.approx(truth, rel=1e-4)
 
 
-@pytest.mark.parametrize("squash", ["sigmoid", "softmax"])
-def test_the_controller_starts_in_the_middle(tiny: CogVideoX, squash: str) -> None:
-    method = DualReal(tiny, replace(CONFIG, squash=squash))
-    with torch.no_grad(), method.attached(tiny):
-        method.predict(tiny, latents(tiny, batch=2), torch.tensor(5), tiny.encode_text(["a dog", "a cat"]))
+@pytest.mark.parametrize(("squash", "share"), [("sigmoid", 1 / 2), ("softmax", 1 / 4)])
+def test_the_controller_starts_in_the_middle(deep: CogVideoX, squash: str, share: float) -> None:
+    method = DualReal(deep, replace(CONFIG, squash=squash, groups=4))
+    with torch.no_grad(), method.attached(deep):
+        method.predict(deep, latents(deep, batch=2), torch.tensor(5), deep.encode_text(["a dog", "a cat"]))
         weights = method._view.weights
     assert weights is not None
-    assert weights.shape == (2, 2, 2)
-    assert torch.allclose(weights, torch.tensor(0.1))
+    assert weights.shape == (2, 4, 2)
+    assert torch.allclose(weights[..., 0], torch.tensor(0.2 * share))
     assert torch.allclose(weights.sum(2), torch.tensor(0.2))
+
+
+def test_fresh_adapters_keep_what_they_are_given(tiny: CogVideoX) -> None:
+    method = DualReal(tiny, CONFIG)
+    ups = {name: p for name, p in method.adapters.named_parameters() if ".up." in name}
+    assert len(ups) == 2 * 2 * 2 * 2, "weight and bias of both sides at both sites of both blocks"
+    assert not any(p.any() for p in ups.values())
+    assert all(p.any() for name, p in method.adapters.named_parameters() if name.endswith("weight") and name not in ups)
+
+
+def test_a_film_asks_once_whether_there_is_a_photograph(tiny: CogVideoX, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer waits for the accelerator, and a step must not."""
+    calls: list[int] = []
+    real = DualReal.shown.fget
+    assert real is not None
+    monkeypatch.setattr(DualReal, "shown", property(lambda self: calls.append(1) or real(self)))
+    made(tiny).generate(tiny, Request(prompt="a <*> dog", sample=tiny.sample, noise=latents(tiny)))
+    assert len(calls) == 1
 
 
 def test_rows_of_guidance_have_weights_of_their_own(tiny: CogVideoX) -> None:
@@ -194,16 +234,28 @@ def test_each_step_rests_the_other_side(tiny: CogVideoX, motion: bool) -> None:
         assert learned == {n for n in expected if ".motion." not in n and ".condition." not in n}
 
 
-def test_apart_each_side_learns_as_if_the_other_were_fresh(tiny: CogVideoX) -> None:
-    config = replace(CONFIG, joint=False, controller=False)
-    method, given = made(tiny, config), batch(tiny, motion=True)
+@pytest.mark.parametrize("motion", [True, False])
+def test_apart_each_side_learns_as_if_the_other_were_fresh(tiny: CogVideoX, motion: bool) -> None:
+    config, other = replace(CONFIG, joint=False, controller=False), "identity" if motion else "motion"
+    method, given = made(tiny, config), batch(tiny, motion)
     before = error(method, tiny, given)
     with torch.no_grad():
-        for parameter in method.side("identity"):
+        for parameter in method.side(other):
             parameter.zero_()
-    assert error(method, tiny, batch(tiny, motion=True)) == pytest.approx(before, rel=1e-6)
+    assert error(method, tiny, batch(tiny, motion)) == pytest.approx(before, rel=1e-6)
     together = made(tiny, replace(config, joint=True))
-    assert error(together, tiny, batch(tiny, motion=True)) != pytest.approx(before, rel=1e-4)
+    assert error(together, tiny, batch(tiny, motion)) != pytest.approx(before, rel=1e-4)
+
+
+def test_the_recipe_is_the_papers() -> None:
+    """Section 4.1 and the released code's defaults."""
+    (stage,) = recipe("dualreal").stages
+    train = stage.train
+    assert (train.steps, train.warmup, train.schedule) == (1000, 200, "cosine_with_restarts")
+    assert (train.learning_rate, train.betas, train.weight_decay, train.max_grad_norm) == (1e-3, (0.9, 0.95), 1e-4, 1.0)
+    assert (train.batch, stage.clips, stage.clip_share, train.accumulate) == (1, 3, 0.5, 1)
+    usual = DualRealConfig()
+    assert (usual.hidden, usual.total, usual.groups, usual.squash) == (64, 0.2, None, "sigmoid")
 
 
 def test_prompts_are_read_once(tiny: CogVideoX, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +272,8 @@ def test_how_subjects_are_named(tiny: CogVideoX) -> None:
     method = DualReal(tiny, CONFIG)
     assert method.prompt("a <*> dog on the beach") == method.prompt("a <*> on the beach") == "a dog * on the beach"
     assert DualReal(tiny, replace(CONFIG, star="sks")).prompt("<*> dog") == "dog sks"
+    assert method.prompt("a <*> dog beside a doghouse and two dogs") == "a dog * beside a doghouse and two dogs"
+    assert method.prompt("a <*> doghouse") == "a dog * doghouse", "another word than the class"
 
 
 # --- sizes and cost ---------------------------------------------------------------------------------------------------

@@ -179,8 +179,9 @@ class Learn(Machine):
             raise StarringError("Give photographs of one subject (FOLDER) or a corpus of pairs (--data), and not both.")
         if self.method and self.folder is None and self.data is None and self.motion is not None:
             raise StarringError(
-                "A motion is learned together with a subject: give a folder of photographs too. To film a clip's"
-                f" motion without one: starring generate RUN PROMPT --video {self.motion}"
+                f"'{self.method}' learns a motion together with a subject: give a folder of photographs too. A subject"
+                " alone is learned with vcd; to film a clip's motion without learning it, give a finished vcd run the"
+                f" clip: starring generate RUN PROMPT --video {self.motion}"
             )
         if not self.method or (self.folder is None and self.data is None):
             raise StarringError("Say what to learn: starring learn METHOD FOLDER, such as: starring learn vcd my_dog/")

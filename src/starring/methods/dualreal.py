@@ -13,6 +13,7 @@ docs/methods/dualreal.md has the list.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -253,12 +254,13 @@ class DualReal(Method):
         """``text`` with the class word and a star where it said ``<*>`` or ``<*> class_word`` (D7)."""
         word, named = self.config.class_word, f"{self.config.class_word} {self.config.star}".strip()
         if word:
-            text = text.replace(f"{PLACEHOLDER} {word}", named)
+            text = re.sub(rf"{re.escape(PLACEHOLDER)} {re.escape(word)}\b", lambda _: named, text)
         return " ".join(text.replace(PLACEHOLDER, named).split())
 
     def predict(self, backbone: Backbone, x: Tensor, t: Tensor, text: Text, request: Request | None = None) -> Tensor:
         """One call of the denoiser in a film: the subject's photograph conditions the motion, in all rows alike."""
-        return self._called(backbone, x, t, text, self.shown, self.config.sides)
+        # What is folded holds the photograph already, and to ask whether there is one waits for the accelerator.
+        return self._called(backbone, x, t, text, None if self._folded else self.shown, self.config.sides)
 
     @property
     def shown(self) -> Tensor | None:
@@ -279,8 +281,8 @@ class DualReal(Method):
         """Latents ``1 c f h w`` of one film, with every pair of adapters folded into one (exact; once per film)."""
         with self.attached(backbone):
             pairs = {key: each for key, each in self.adapters.items() if isinstance(each, DualAdapter)}
-            sides, dtype = self.config.sides, backbone.dtype
-            self._folded = {key: pair.folded(self.shown, sides, dtype) for key, pair in pairs.items()}
+            image, sides, dtype = self.shown, self.config.sides, backbone.dtype
+            self._folded = {key: pair.folded(image, sides, dtype) for key, pair in pairs.items()}
             try:
                 return super().generate(backbone, request)
             finally:
