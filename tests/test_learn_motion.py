@@ -19,12 +19,13 @@ from transformers import CLIPModel
 from starring.backbones.base import Backbone
 from starring.data.motion import Motion
 from starring.data.subject import Subject
+from starring.data.video import write_video
 from starring.errors import Interrupted, StarringError
 from starring.generate import generate
 from starring.learn import Progress, learn, resume
 from starring.methods import build
 from starring.methods.base import Batch, Losses
-from starring.methods.dualreal import DualReal
+from starring.methods.dualreal import DualReal, DualRealConfig
 from starring.run import Run
 from tests.moving import IMAGE_WIDTH, clips, learned, small
 from tests.training import state_of
@@ -82,7 +83,7 @@ def test_the_paper_s_steps(run: Run) -> None:
 
 
 def test_no_gradient_of_the_other_side_is_computed(
-    home: Path, dit: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, home: Path, dit: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its parameters ask for none while a step's loss is built, and the rest do."""
     seen: list[bool] = []
@@ -99,6 +100,77 @@ def test_no_gradient_of_the_other_side_is_computed(
     subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
     learn("dualreal", subject, dit, small(dit, home / "clip"), tmp_path, motion=motion)
     assert set(seen) == {True, False}
+
+
+@pytest.mark.slow
+def test_a_side_with_zeros_for_gradients_still_moves(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
+    """Old moments and decay carry it, which is why it is left out by default (D3)."""
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    recipe = small(dit, home / "clip", steps=8)
+    recipe = replace(recipe, options={**recipe.options, "resting": "zero"})
+    found = learn("dualreal", subject, dit, recipe, tmp_path, motion=motion)
+    kinds = [next(iter(entry["parts"])) for entry in found.entries()]
+    names = [n for n, _ in build("dualreal", dit, dict(run.record.recipe.options)).named_parameters()]
+    moved: dict[str, int] = {"identity": 0, "motion": 0}
+    for (before, after), kind in zip(pairwise(found.checkpoints()), kinds[1:], strict=True):
+        other = "identity" if kind == "motion" else "motion"
+        old, new = (load_file(folder / "method.safetensors") for folder in (before, after))
+        moved[other] += any(f".{other}." in n and not torch.equal(old[n], new[n]) for n in names)
+    assert max(moved.values()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", ["identity", "motion"])
+def test_the_controller_learns_in_steps_of_one_kind(
+    run: Run, home: Path, dit: Backbone, tmp_path: Path, only: str
+) -> None:
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    recipe = small(dit, home / "clip")
+    recipe = replace(recipe, options={**recipe.options, "controller_learns": only})
+    found = learn("dualreal", subject, dit, recipe, tmp_path, motion=motion)
+    kinds = [next(iter(entry["parts"])) for entry in found.entries()]
+    assert set(kinds) == {"identity", "motion"}
+    for (before, after), kind in zip(pairwise(found.checkpoints()), kinds[1:], strict=True):
+        old, new = (load_file(folder / "method.safetensors") for folder in (before, after))
+        moved = any(n.startswith("blender") and not torch.equal(old[n], new[n]) for n in old)
+        assert moved == (kind == only and new_rate(after) > 0)
+
+
+def test_the_coin_can_lean_more_and_more(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
+    """From photographs alone, nearly, to clips alone; what the coin says depends on the step only (D1)."""
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    recipe = small(dit, home / "clip", steps=12, checkpoint_every=12)
+    (stage,) = recipe.stages
+    leaning = replace(recipe, stages=(replace(stage, clip_share=0.01, clip_share_end=1.0),))
+    found = learn("dualreal", subject, dit, leaning, tmp_path, motion=motion)
+    kinds = [next(iter(entry["parts"])) for entry in found.entries()]
+    assert kinds[0] == "identity"
+    assert kinds[-1] == "motion"
+    assert kinds[:6].count("motion") < kinds[6:].count("motion")
+    with pytest.raises(StarringError, match=r"clip_share_end is 1\.5"):
+        replace(stage, clip_share_end=1.5)
+
+
+def test_photographs_as_clips_of_one_frame(dit: Backbone, tmp_path: Path) -> None:
+    """The layout of the released code's identity folders (D5): the same pictures, and prompts as captions."""
+    (tmp_path / "who" / "videos").mkdir(parents=True)
+    shades = (0.2, 0.5, 0.9)
+    for i, shade in enumerate(shades):
+        write_video(tmp_path / "who" / "videos" / f"{i}.mp4", torch.full((1, 3, 1, 32, 48), 2 * shade - 1), fps=8)
+    (tmp_path / "who" / "prompts.txt").write_text("dog *\n" * 3)
+    who = Subject.from_folder(tmp_path / "who", "dog")
+    assert [image.size for image in who.images] == [(48, 32)] * 3
+    assert [float(np.asarray(image).mean()) / 255 for image in who.images] == pytest.approx(shades, abs=0.02)
+    assert who.captions == ["<*> dog"] * 3
+    assert DualReal(dit, DualRealConfig(class_word="dog", image_width=5)).prompt(who.caption(0, "")) == "dog *"
+    assert len(set(who.digests)) == 3
+    (tmp_path / "who" / "prompts.txt").write_text("dog *\n" * 2)
+    with pytest.raises(StarringError, match="has 2 lines, but there are 3 clips"):
+        Subject.from_folder(tmp_path / "who", "dog")
+    (tmp_path / "who" / "prompts.txt").write_text("dog *\n" * 3)
+    (tmp_path / "who" / "videos" / "1.mp4").write_bytes(b"no film")
+    torn = Subject.from_folder(tmp_path / "who", "dog")
+    assert (len(torn), [each.path.name for each in torn.skipped]) == (2, ["1.mp4"])
 
 
 @pytest.mark.slow

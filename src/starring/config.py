@@ -151,8 +151,12 @@ class Stage:
     or on photographs. 0 leaves clips out."""
     clip_share: float = 0.5
     """Share of the steps that are on clips, drawn at random."""
+    clip_share_end: float | None = None
+    """Share at the last step, to which it changes evenly from ``clip_share`` at the first; ``None`` keeps it."""
 
     def __post_init__(self) -> None:
+        if self.clip_share_end is not None and not 0 <= self.clip_share_end <= 1:
+            raise StarringError(f"clip_share_end is {self.clip_share_end}, but it is a share in [0, 1].")
         if self.clips < 0 or not 0 < self.clip_share < 1:
             raise StarringError(
                 f"A stage takes 0 clips or more in a share of its steps in (0, 1), not {self.clips} in"

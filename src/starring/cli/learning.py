@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from starring.cli import show
-from starring.cli.options import Machine, Number, Word, changed, chosen, pairs, small_world
+from starring.cli.options import Machine, Number, Real, Word, changed, chosen, pairs, small_world
 from starring.errors import StarringError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starring.run import Run
 
 DATA = ("size", "masks", "instance", "flip", "fit", "pace")
+CLIPS = ("clip_share", "clip_share_end")
 TRAIN = ("steps", "batch", "accumulate", "learning_rate", "precision", "checkpoint_every", "seed")
 
 
@@ -82,6 +83,10 @@ class Learn(Machine):
     """How whole photographs and clips fill the film's frame: letterbox, crop or stretch."""
     pace: Word = None
     """Which frames of a clip are learned from: the first ones, or as many a second as a film has (film)."""
+    clip_share: Real = None
+    """Share of the steps that are on clips of the motion and not on photographs."""
+    clip_share_end: Real = None
+    """Share at the last step, to which it changes evenly."""
     segmenter: Word = None
     """Who cuts the masks: miniature, clipseg, grounded-sam, sam3, a hub id or folder; auto takes the best there is."""
     face: Word = None
@@ -162,8 +167,8 @@ class Learn(Machine):
         options = self.given
         backbone = self.load(usual=usual_backbone(self.method, bundled=True))
         small_world(backbone)
-        train, data = ({key: getattr(self, key) for key in keys} for keys in (TRAIN, DATA))
-        recipe = changed(recipe(backbone), train, data, options)
+        train, data, clips = ({key: getattr(self, key) for key in keys} for keys in (TRAIN, DATA, CLIPS))
+        recipe = changed(recipe(backbone), train, data, options, clips)
         if self.frames is not None:
             recipe = replace(recipe, sample=replace(recipe.sample or backbone.sample, frames=self.frames))
         with show.bars() as bars:

@@ -111,10 +111,29 @@ def chosen(method: str, name: str | None) -> Callable[[Backbone], Recipe]:
     return lambda backbone: fitted(own, backbone)
 
 
-def changed(recipe: Recipe, train: Mapping[str, Any], data: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
-    """The recipe with other settings in all stages, in its data and its options; ``None`` changes nothing."""
+def changed(
+    recipe: Recipe, train: Mapping[str, Any], data: Mapping[str, Any], options: Mapping[str, Any],
+    clips: Mapping[str, Any] | None = None,
+) -> Recipe:  # fmt: skip
+    """The recipe with other settings in all stages, in its data and its options; ``None`` changes nothing.
+
+    Args:
+        recipe: what is changed.
+        train: settings of every stage's training.
+        data: settings of the photographs.
+        options: the method's own.
+        clips: settings of stages with clips.
+
+    Raises:
+        StarringError: for settings of clips where no stage has any.
+    """
     own = {key: value for key, value in train.items() if value is not None}
-    stages: Sequence[Stage] = tuple(replace(stage, train=replace(stage.train, **own)) for stage in recipe.stages)
+    more = {key: value for key, value in (clips or {}).items() if value is not None}
+    if more and not any(stage.clips for stage in recipe.stages):
+        raise StarringError(f"{' and '.join(more)}: no stage of '{recipe.method}' learns from clips. Leave it out.")
+    stages: Sequence[Stage] = tuple(
+        replace(stage, train=replace(stage.train, **own), **(more if stage.clips else {})) for stage in recipe.stages
+    )
     other = {key: value for key, value in data.items() if value is not None}
     return replace(
         recipe, stages=tuple(stages), data=replace(recipe.data, **other), options={**recipe.options, **options}

@@ -61,8 +61,8 @@ class Motion:
         place = Path(place).expanduser()
         if not place.exists():
             raise StarringError(f"There is no {place}. Give a clip of the motion, or a folder of clips.")
-        paths = [place] if place.is_file() else _clips(place)
-        captions = [prompt] * len(paths) if prompt.strip() else _captions(place, paths)
+        paths = [place] if place.is_file() else clips_in(place)
+        captions = [prompt] * len(paths) if prompt.strip() else captions_of(place, paths)
         return cls(
             paths=paths, captions=[" ".join(caption.split()) for caption in captions],
             digests=[digest(path) for path in paths], place=place,
@@ -192,7 +192,12 @@ def _boxed(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, 
     return np.asarray(canvas, dtype=np.uint8)
 
 
-def _clips(folder: Path) -> list[Path]:
+def clips_in(folder: Path) -> list[Path]:
+    """The clips that ``videos.txt`` names, or those in the folder and its ``videos/``.
+
+    Raises:
+        StarringError: if one that is named is not there, or there is none.
+    """
     listed = folder / LISTED
     if listed.is_file():
         paths = [folder / line for line in lines_of(listed)]
@@ -211,7 +216,12 @@ def _clips(folder: Path) -> list[Path]:
     return paths
 
 
-def _captions(place: Path, paths: Sequence[Path]) -> list[str]:
+def captions_of(place: Path, paths: Sequence[Path]) -> list[str]:
+    """What each clip shows: by a text beside it, or by its line in ``prompts.txt``.
+
+    Raises:
+        StarringError: if there are more or fewer lines than clips, or nobody says it of one.
+    """
     found = [beside(path) for path in paths]
     prompts = place / PROMPTS
     if place.is_dir() and prompts.is_file():

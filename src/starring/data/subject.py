@@ -91,13 +91,18 @@ class Subject:
 
         Captions are taken, in this order, from ``<image name>.txt``, from ``metadata.jsonl`` or ``metadata.csv`` (keys
         ``file_name`` and ``caption``, ``text`` or ``prompt``), and from ``captions.txt`` or ``prompts.txt`` (one line
-        for each image, in natural order). Unreadable files are left out and listed in ``skipped``.
+        for each image, in natural order). Unreadable files are left out and listed in ``skipped``. A folder without
+        images that holds ``videos/`` and ``prompts.txt`` gives the first frame of each clip.
 
         Raises:
             StarringError: if there is no such folder, no image in it, or none that can be read; or if a caption file
                 does not fit the images, or ``subject.json`` is malformed.
         """
         folder = Path(folder).expanduser()
+        if (folder / "videos").is_dir() and not _images_in(folder):
+            from starring.data.stills import read_stills  # clips are read with what is written here
+
+            return read_stills(folder, class_word, name)
         files, skipped = _image_files(folder)
         images, paths, digests, sizes = [], [], [], []
         for path in files:
@@ -212,13 +217,18 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _images_in(folder: Path) -> list[Path]:
+    visible = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    return sorted((p for p in visible if p.suffix.lower() in SUFFIXES), key=natural)
+
+
 def _image_files(folder: Path) -> tuple[list[Path], list[Complaint]]:
     if folder.is_file():
         return [folder], []
     if not folder.is_dir():
         raise StarringError(f"There is no folder {folder}. Give the folder that holds the subject's photographs.")
     visible = sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=natural)
-    files = [p for p in visible if p.suffix.lower() in SUFFIXES]
+    files = _images_in(folder)
     foreign = [p for p in visible if p.suffix.lower() in FOREIGN]
     if not files:
         inside = f"It holds {', '.join(p.name for p in foreign[:3])}" if foreign else "It holds no image at all"

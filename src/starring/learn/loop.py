@@ -263,7 +263,9 @@ class Loop:
         if self.clips is None or not stage.clips:
             return False
         coin = torch.rand((), generator=seeded(stage.train.seed, "clips", place.stage, place.stage_step))
-        return float(coin) < stage.clip_share
+        first, last = stage.clip_share, stage.clip_share_end
+        done = place.stage_step / max(stage.train.steps - 1, 1)
+        return float(coin) < (first if last is None else first + (last - first) * done)
 
     def _next(self, place: Place, stage: Stage, on_clips: bool) -> Batch:
         """A micro-batch. Photographs and clips move on together, whichever of them the step is on."""

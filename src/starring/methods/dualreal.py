@@ -73,11 +73,20 @@ class DualRealConfig:
     joint: bool = True
     """Let both adapters act in training. Without, each side learns as if the other were fresh, and they first meet in
     a film (Table 2)."""
+    controller_learns: str = "both"
+    """In which steps the controller learns: in ``both`` kinds (released code), or only in those on the ``identity`` or
+    on the ``motion`` (D2)."""
+    resting: str = "none"
+    """What the side that rests gets for a gradient: ``none``, so that the optimizer passes it by, or ``zero``, under
+    which weight decay and old moments still move it (D3)."""
     sides: str = "both"
     """Whose adapters act in films: ``both``, or ``identity`` or ``motion`` alone, to see what each has learned."""
 
     def __post_init__(self) -> None:
-        for what, value, known in (("squash", self.squash, SQUASHES), ("choice of sides", self.sides, SIDES)):
+        for what, value, known in (
+            ("squash", self.squash, SQUASHES), ("choice of sides", self.sides, SIDES),
+            ("kind of steps", self.controller_learns, SIDES), ("gradient", self.resting, ("none", "zero")),
+        ):  # fmt: skip
             if value not in known:
                 raise unknown(what, value, known)
         for name, least in (("hidden", 1), ("image_width", 1), ("photograph", 0), ("groups", 0)):
@@ -185,6 +194,7 @@ class DualReal(Method):
         timestep."""
         self._view = View()
         self._folded: dict[str, Folded] = {}
+        self._masks: list[Any] = []
         self._read: WeakKeyDictionary[nn.Module, dict[str, Text]] = WeakKeyDictionary()
 
     @contextmanager
@@ -329,8 +339,17 @@ class DualReal(Method):
         return self.parameters()
 
     def rests(self, batch: Batch) -> Iterable[nn.Parameter]:
-        """The other side's adapters (eq. 4): no gradient, no decay, no moment of theirs."""
-        return self.side("identity" if batch.motion else "motion")
+        """The other side's adapters (eq. 4): no gradient, no decay, no moment of theirs; unless D2 and D3 say other."""
+        alone, other = ("motion", "identity") if batch.motion else ("identity", "motion")
+        for mask in self._masks:
+            mask.remove()
+        if self.config.resting == "zero":
+            self._masks = [p.register_hook(torch.zeros_like) for p in self.side(other)]
+        idle = self.blender is not None and self.config.controller_learns not in ("both", alone)
+        return [
+            *(self.side(other) if self.config.resting == "none" else ()),
+            *(self.blender.parameters() if self.blender is not None and idle else ()),
+        ]
 
     def side(self, which: str) -> list[nn.Parameter]:
         """Adapters of ``identity`` or of ``motion``, whose are the images as well."""
