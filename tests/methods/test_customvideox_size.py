@@ -128,6 +128,9 @@ def test_a_block_in_both_forms_agrees_with_a_dense_mask() -> None:
     with torch.no_grad():
         joint = through(ours, both, text, 0)
         torch.testing.assert_close(joint, through(Masked(own, view, 24, False), both, text, 0), rtol=1e-4, atol=1e-4)
+        for bias in (-0.4, 0.1):  # the entity's region is neither nowhere nor everywhere
+            current[0] = replace(view, boost=0.0, time=torch.tensor(bias))
+            assert (through(ours, both, text, 0) - joint).abs().max() > 1e-3
         current[0] = View(form="read")
         through(ours, clean, text[:, :1], 48)
         current[0] = replace(view, form="cached")
