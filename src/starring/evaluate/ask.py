@@ -14,6 +14,7 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Sample, to_json
 from starring.data.files import write_text
+from starring.data.masks import Segmenter
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.evaluate.board import Board, judged, real_films
@@ -89,7 +90,8 @@ def evaluate(
     judge: Judge | str | None = None, protocol: str | None = None, eyes: Mapping[str, str] | None = None,
     real: str | Path | None = None, subjects: Mapping[str, Subject] | None = None, renders: Renders | None = None,
     load: Loader | None = None, labels: Sequence[str] | None = None, folder: str | Path | None = None,
-    title: str | None = None, sections: Sequence[Section] = (), on_progress: Callable[[Progress], None] | None = None,
+    title: str | None = None, sections: Sequence[Section] = (), segmenter: Segmenter | str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:  # fmt: skip
     """Film a suite of prompts with and without what runs have learned, and score all films.
 
@@ -118,6 +120,8 @@ def evaluate(
         folder: where films, results and report go; in the run by default, beside the runs for several.
         title: the report's heading.
         sections: further parts of the report.
+        segmenter: cuts the subject out for methods that film beside its photographs; by default whoever suits the
+            backbone.
         on_progress: told about every denoising step.
 
     Raises:
@@ -135,8 +139,9 @@ def evaluate(
         require_real(real, chosen)
     ledger = Ledger.open(home_of(opened, suite, folder))
     wish = Wish(
-        seeds=seeds, backbone=backbone, sample=settings, correlation=correlation, renders=renders or {}, load=load
-    )
+        seeds=seeds, backbone=backbone, sample=settings, correlation=correlation, renders=renders or {}, load=load,
+        segmenter=segmenter,
+    )  # fmt: skip
     found = carried_out(tasks, wish, chosen, ledger, on_progress)
     return told(tasks, found, chosen, ledger, title or _title(tasks), sections, real)
 
@@ -168,6 +173,8 @@ class Wish:
     """Real films, by the run's name."""
     load: Loader | None = None
     """Instead of ``load_backbone``."""
+    segmenter: Segmenter | str | None = None
+    """Cuts the subject out where films are made beside its photographs."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -290,7 +297,7 @@ def orders_of(task: Task, backbone: Backbone, wish: Wish) -> list[Order]:
     return [
         Order(
             run=task.run, customized=customized, prompt=prompt, said=task.said(prompt), seed=seed, sample=sample,
-            correlation=gamma, weights=weights if customized else None,
+            correlation=gamma, weights=weights if customized else None, segmenter=wish.segmenter,
         )
         for prompt in task.prompts
         for seed in wish.seeds

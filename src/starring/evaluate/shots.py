@@ -21,9 +21,11 @@ from torch import Tensor
 from starring.backbones.base import Backbone
 from starring.config import Reward, Sample, to_json
 from starring.data.files import write_image, write_json
+from starring.data.masks import Segmenter
 from starring.errors import StarringError
 from starring.generate import Film, fingerprint, generate
 from starring.generate import Progress as FilmProgress
+from starring.methods import find
 from starring.metrics.catalogue import LIKENESS
 from starring.metrics.statistics import Score
 from starring.metrics.suite import Judge, References
@@ -59,6 +61,22 @@ class Order:
     """How it is optimised afterwards."""
     eyes: Eyes | None = None
     """Who looks for the reward."""
+    segmenter: Segmenter | str | None = None
+    """Who cuts the subject out, for methods that film beside its photographs; by default whoever suits the backbone."""
+
+    @property
+    def beside(self) -> dict[str, Any] | None:
+        """Photographs, entity and who cuts it out, of methods that film beside a photograph; ``None`` of others.
+
+        What such methods learned is the same for all subjects, so these alone tell their films apart.
+        """
+        record = self.run.record
+        if not self.customized or not find(record.recipe.method).paired:
+            return None
+        given = self.segmenter
+        cutter = given if isinstance(given, str) else given.id if given is not None else "suited"
+        subject = record.subject
+        return {"photographs": sorted(subject.digests.items()), "entity": subject.class_word, "segmenter": cutter}
 
     def setting(self, backbone: str) -> str:
         """What films with and without customization share besides prompt and seed, in words."""
@@ -82,6 +100,8 @@ class Order:
         if self.reward is not None and self.eyes is not None:
             looks = f"{self.eyes.segmenter.id}, {self.eyes.encoder.protocol}"
             shot["reward"] = {"options": to_json(self.reward), "eyes": looks}
+        if (beside := self.beside) is not None:
+            shot["beside"] = beside
         text = json.dumps({"backbone": backbone, "learned": learned, **shot}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -251,6 +271,7 @@ class Studio:
             correlation=order.correlation,
             reward=order.reward or False,
             eyes=order.eyes,
+            segmenter=order.segmenter if order.beside is not None else None,
             folder=self.ledger.folder / "films",
             on_progress=lambda progress: self.on_step(order.run.name, progress),
         )
