@@ -15,8 +15,8 @@ from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.evaluate import Evaluation, contest, read_subjects
 from starring.evaluate.board import PLAIN
-from starring.evaluate.contest import OnProgress, Progress, own_world, usual_backbone
-from starring.methods import METHODS
+from starring.evaluate.contest import OnProgress, Progress
+from starring.evaluate.entrants import own_world
 from starring.metrics.suite import Judge, load_judge
 from tests.data.pictures import RedFinder, album
 from tests.perception.tiny_eyes import tiny_eyes
@@ -98,11 +98,7 @@ def _stopped(folder: Path, backbone: Backbone, judge: Judge) -> Evaluation:
     return held(folder, backbone, judge)
 
 
-def test_every_registered_method_can_take_part() -> None:
-    for method in METHODS:
-        bundled, real = usual_backbone(method, True), usual_backbone(method, False)
-        assert bundled.startswith("miniature")
-        assert not real.startswith("miniature")
+def test_whose_world_a_suite_is_about() -> None:
     assert own_world(load_suite("vcd-miniature"))
     assert not own_world(load_suite("vcd"))
 

@@ -235,6 +235,25 @@ def photographs(folder: Path, class_word: str, seed: int) -> Path:
     return kept(folder, class_word, seed)
 
 
+def clips(folder: Path, class_word: str, seed: int, motion: str, frames: int, fps: float) -> Path:
+    """Clips in which others of the bundled world show a motion, with their prompts, written into a new folder.
+
+    Args:
+        folder: left alone if it is there.
+        class_word: what the subject is that learns the motion; the others are of other classes.
+        seed: its seed.
+        motion: in words, such as ``moving right``.
+        frames: of each clip.
+        fps: their rate.
+
+    Raises:
+        StarringError: if that world knows no such motion.
+    """
+    from starring.miniature.showing import kept
+
+    return kept(folder, class_word, seed, motion, frames, fps)
+
+
 def _strength(scale: float | str) -> float:
     try:
         value = float(scale)

@@ -36,7 +36,9 @@ class Evaluate(Machine):
     train_steps: Annotated[int | None, arg(metavar="INT", aliases=["--max-train-steps"])] = None
     """With --methods: optimiser steps of each stage of learning."""
     segmenter: Word = None
-    """With --methods: who cuts the masks, as in `learn`."""
+    """Who cuts the masks, as in `learn`, and the subject out of its photographs, where films are made beside them."""
+    motion: Annotated[Path | None, arg(metavar="CLIPS")] = None
+    """With --methods: clips of a motion for methods that learn one too, or a folder of them for each subject."""
     page: Annotated[Path | None, arg(metavar="FILE.md")] = None
     """With --methods: write the results between this page's markers for the suite; everything else in it stays."""
     suite: Word = None
@@ -69,7 +71,7 @@ class Evaluate(Machine):
         from starring.evaluate import evaluate
         from starring.run import Run
 
-        only = ("photographs", "limit", "train_steps", "segmenter", "page")
+        only = ("photographs", "limit", "train_steps", "motion", "page")
         given = [name for name in only if getattr(self, name) is not None]
         if given or self.class_word:
             name = (given or ["class_word"])[0].replace("_", "-")
@@ -82,7 +84,7 @@ class Evaluate(Machine):
                 opened, suite=self.suite, seeds=(0, 1) if self.seeds is None else self.seeds, judge=self.judge,
                 backbone=backbone, protocol=self.protocol, eyes=eyes, real=self.real,
                 sample={"steps": self.steps, "guidance": self.guidance}, correlation=self.correlation, folder=self.out,
-                on_progress=scoring(bars),
+                segmenter=self.segmenter, on_progress=scoring(bars),
             )  # fmt: skip
 
     def _contest(self, eyes: dict[str, str]) -> Evaluation:
@@ -107,7 +109,8 @@ class Evaluate(Machine):
                 subjects=self._subjects(), limit=self.limit, backbone=self.backbone, load=loader(self),
                 seeds=self.seeds, sample={"steps": self.steps, "guidance": self.guidance},
                 train={"steps": self.train_steps}, segmenter=self.segmenter, judge=self.judge, protocol=self.protocol,
-                eyes=eyes, real=self.real, correlation=self.correlation, folder=self.out, on_progress=told,
+                eyes=eyes, real=self.real, correlation=self.correlation, motion=self.motion, folder=self.out,
+                on_progress=told,
             )  # fmt: skip
         if self.page is not None:
             fill(self.page, self.suite, done)

@@ -90,8 +90,8 @@ def evaluate(
     judge: Judge | str | None = None, protocol: str | None = None, eyes: Mapping[str, str] | None = None,
     real: str | Path | None = None, subjects: Mapping[str, Subject] | None = None, renders: Renders | None = None,
     load: Loader | None = None, labels: Sequence[str] | None = None, folder: str | Path | None = None,
-    title: str | None = None, sections: Sequence[Section] = (), segmenter: Segmenter | str | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    title: str | None = None, sections: Sequence[Section] = (), remarks: Sequence[str] = (),
+    segmenter: Segmenter | str | None = None, on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:  # fmt: skip
     """Film a suite of prompts with and without what runs have learned, and score all films.
 
@@ -120,6 +120,7 @@ def evaluate(
         folder: where films, results and report go; in the run by default, beside the runs for several.
         title: the report's heading.
         sections: further parts of the report.
+        remarks: what a reader must know besides.
         segmenter: cuts the subject out for methods that film beside its photographs; by default whoever suits the
             backbone.
         on_progress: told about every denoising step.
@@ -134,7 +135,7 @@ def evaluate(
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise StarringError(f"Seeds must be different whole numbers from 0, at least one; not {list(seeds)}.")
     settings = settings_of(sample)
-    chosen = find_judge(judge, opened[0], backbone, protocol, eyes)
+    chosen = find_judge(judge, opened, backbone, protocol, eyes)
     if real is not None:
         require_real(real, chosen)
     ledger = Ledger.open(home_of(opened, suite, folder))
@@ -143,6 +144,7 @@ def evaluate(
         segmenter=segmenter,
     )  # fmt: skip
     found = carried_out(tasks, wish, chosen, ledger, on_progress)
+    found.notes[:0] = remarks
     return told(tasks, found, chosen, ledger, title or _title(tasks), sections, real)
 
 

@@ -7,23 +7,25 @@ recipes were made for, in the bundled world for the suites about that world.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from starring.backbones.base import Backbone
-from starring.backbones.presets import load_backbone, photographs
+from starring.backbones.presets import load_backbone
 from starring.config import Recipe, Sample, Train, to_json
 from starring.data.files import write_json
 from starring.data.masks import Segmenter
-from starring.data.prompts import Role, Suite, load_suite
+from starring.data.prompts import load_suite
 from starring.data.subject import Subject, slug
-from starring.errors import Interrupted, StarringError, unknown
+from starring.errors import StarringError, unknown
 from starring.evaluate.ask import Evaluation, Loader, evaluate, require_real
-from starring.evaluate.wishes import settings_of
+from starring.evaluate.entrants import Backbones, Motions, Terms, cast_of, learned, own_world, require_ready
+from starring.evaluate.wishes import settings_of, usual_eyes
 from starring.learn import Progress as LearnProgress
-from starring.learn import learn
-from starring.methods import METHODS, OWN_WORLD, find, recipe_for, usual_backbone
+from starring.methods import METHODS, OWN_WORLD, find, recipe_for
+from starring.methods import usual_backbone as usual_backbone
+from starring.metrics.protocols import Protocol, protocol_of
 from starring.metrics.suite import Judge, load_judge
 from starring.run import Run
 
@@ -54,7 +56,8 @@ def contest(
     sample: Sample | Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None,
     segmenter: Segmenter | str | None = None, judge: Judge | str | None = None, protocol: str | None = None,
     eyes: Mapping[str, str] | None = None, real: str | Path | None = None, correlation: float | None = None,
-    folder: str | Path | None = None, on_progress: OnProgress | None = None,
+    motion: str | Path | None = None, recipes: Mapping[str, Recipe] | None = None, folder: str | Path | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Evaluation:  # fmt: skip
     """Learn a suite's subjects with several methods, film its prompts, score the films: a leaderboard.
 
@@ -78,6 +81,9 @@ def contest(
         eyes: likewise.
         real: likewise.
         correlation: gamma of the noise prior for all; each method's own by default.
+        motion: clips of a motion for methods that learn one together with the subject, or a folder with a folder of
+            clips for each subject; the bundled world's suites bring their own.
+        recipes: by method, instead of its own for its backbone.
         folder: where everything goes; ``leaderboard-SUITE`` by default.
         on_progress: told about every step.
 
@@ -88,39 +94,39 @@ def contest(
     """
     chosen, known = _methods(methods), load_suite(suite)
     home = Path(folder).expanduser() if folder is not None else Path(f"leaderboard-{slug(suite)}")
-    cast = _cast(known, subjects, limit, home / "photographs")
-    tell = on_progress or _nobody
-    own = _Backbones(backbone, load or (lambda origin: load_backbone(**origin)), own_world(known))
     seeds = list(range(known.seeds) if seeds is None else seeds)
     settings_of(sample)
     _checked(seeds, train or {})
-    scorer = judge
-    if not isinstance(scorer, Judge):
-        name = scorer or (OWN_WORLD if own_world(known) else "paper")
-        device = own.of(chosen[0]).device
-        scorer = load_judge(name, protocol=protocol or "starring", eyes=eyes, device=device)
+    preset = protocol_of(protocol or "starring")
+    cast = cast_of(known, subjects, limit, home / "photographs")
+    tell = on_progress or _nobody
+    terms = Terms(
+        runs=home / "runs", motions=Motions(known, cast, motion, home / "clips"), recipes=recipes or {},
+        train=train or {}, segmenter=segmenter,
+        own=Backbones(backbone, load or (lambda origin: load_backbone(**origin)), own_world(known)),
+    )  # fmt: skip
+    require_ready(terms, chosen, cast)
+    scorer = judge if isinstance(judge, Judge) else _scorer(terms, chosen, judge, own_world(known), preset, eyes)
     if real is not None:
         require_real(real, scorer)
-    runs, labels = list[Run](), list[str]()
-    for method in chosen:
-        for subject in cast:
-            runs.append(_learned(home / "runs", method, subject, own.of(method), train or {}, segmenter, tell))
-            labels.append(method)
+
+    def learning(name: str, progress: LearnProgress) -> None:
+        if progress.total and progress.phase != "done":
+            what = f"{name}: {progress.phase}"
+            tell(Progress(part="learn", done=progress.step, total=progress.total, what=what))
+
+    places = [(method, subject) for method in chosen for subject in cast]
+    runs = [learned(terms, method, subject, learning) for method, subject in places]
     asked = {"sample": to_json(sample or {}), "correlation": correlation, "seeds": seeds}
     about = {"suite": suite, "methods": chosen, "subjects": [each.name for each in cast], **asked}
     write_json(home / ABOUT, about)
     return evaluate(
-        runs, suite=suite, seeds=seeds, backbone=own.whole, load=own.load,
-        sample=sample, correlation=correlation, judge=scorer, real=real, labels=labels,
-        subjects=dict(zip([run.name for run in runs], [*cast] * len(chosen), strict=True)), folder=home,
-        title=f"{' and '.join(chosen)} on the suite {suite}",
+        runs, suite=suite, seeds=seeds, backbone=terms.own.whole, load=terms.own.load, sample=sample,
+        correlation=correlation, judge=scorer, real=real, labels=[method for method, _ in places],
+        subjects={run.name: subject for run, (_, subject) in zip(runs, places, strict=True)}, folder=home,
+        title=f"{' and '.join(chosen)} on the suite {suite}", segmenter=segmenter, remarks=_moved(runs),
         on_progress=lambda p: tell(Progress(part="film", done=p.share * p.total, total=p.total, what=p.what)),
     )  # fmt: skip
-
-
-def own_world(suite: Suite) -> bool:
-    """Whether a suite is about subjects of the bundled world."""
-    return all(role.seed is not None for role in suite.roles)
 
 
 def read_subjects(folder: str | Path, words: Mapping[str, str] | None = None) -> list[Subject]:
@@ -161,30 +167,6 @@ def read_subjects(folder: str | Path, words: Mapping[str, str] | None = None) ->
     return found
 
 
-class _Backbones:
-    """The backbone of each method, one in memory at a time: a real one fills it."""
-
-    def __init__(self, given: Backbone | str | Path | None, load: Loader, bundled: bool) -> None:
-        self.whole = given if isinstance(given, Backbone) else None
-        self._load = load
-        self._name = None if given is None or isinstance(given, Backbone) else str(given)
-        self._bundled = bundled
-        self._kept: Backbone | None = None
-
-    def of(self, method: str) -> Backbone:
-        """The method's own, or the one that was given for all."""
-        if self.whole is not None:
-            return self.whole
-        return self.load({"name_or_path": self._name or usual_backbone(method, self._bundled)})
-
-    def load(self, origin: Mapping[str, str]) -> Backbone:
-        """A backbone by its origin, unless it is there."""
-        if self._kept is None or dict(origin) not in (self._kept.origin, {"name_or_path": self._kept.name}):
-            self._kept = None
-            self._kept = self._load(origin)
-        return self._kept
-
-
 def _methods(methods: Sequence[str]) -> list[str]:
     """Known methods, each once.
 
@@ -199,68 +181,36 @@ def _methods(methods: Sequence[str]) -> list[str]:
     return list(methods)
 
 
-def _cast(suite: Suite, given: Sequence[Subject] | None, limit: int | None, folder: Path) -> list[Subject]:
-    """The subjects that everybody learns.
+def _scorer(
+    terms: Terms, methods: Sequence[str], judge: str | None, bundled: bool, preset: Protocol,
+    eyes: Mapping[str, str] | None,
+) -> Judge:  # fmt: skip
+    """Who scores, with all eyes that can be had for the suite's world: see :func:`usual_eyes`.
 
     Raises:
-        StarringError: if there are none, two have one name, or some are given where the suite has its own.
+        StarringError: if they cannot be loaded.
     """
-    if limit is not None and limit < 1:
-        raise StarringError(f"The number of subjects is {limit}; a leaderboard needs 1 at least.")
-    if own_world(suite):
-        if given is not None:
-            raise StarringError(f"The suite {suite.name} has subjects of its own, made here. Leave yours out.")
-        return [_own(role, folder) for role in suite.roles[:limit]]
-    if not given:
-        wanted = ", ".join(sorted({role.class_word for role in suite.roles}))
-        raise StarringError(
-            f"The suite {suite.name} needs photographs: a folder with one folder for each subject. It is about these"
-            f" kinds of subjects: {wanted}; others get its prompts as well."
-        )
-    names = [subject.name for subject in given]
-    if len(set(names)) != len(names):
-        raise StarringError(f"Subjects must differ in name; these are {', '.join(names)}.")
-    return list(given)[:limit]
+    name = judge or (OWN_WORLD if bundled else "paper")
+    backbone = terms.own.of(methods[0])
+    recipes = [terms.recipe(methods[0], backbone)]
+    recipes += [terms.recipes.get(method) or recipe_for(method, backbone) for method in methods[1:]]
+    own = usual_eyes(recipes, name)
+    if not own and isinstance(terms.segmenter, str):
+        own = {"segmenter": terms.segmenter}
+    return load_judge(name, protocol=preset, eyes=eyes or own, device=backbone.device)
 
 
-def _own(role: Role, folder: Path) -> Subject:
-    """A subject of the bundled world, photographed."""
-    if role.seed is None:
-        raise AssertionError("a role of the bundled world has a seed")
-    name = f"{role.class_word}-{role.seed}"
-    return Subject.from_folder(photographs(folder / name, role.class_word, role.seed), role.class_word, name)
-
-
-def _learned(
-    runs: Path, method: str, subject: Subject, backbone: Backbone, train: Mapping[str, Any],
-    segmenter: Segmenter | str | None, tell: OnProgress,
-) -> Run:  # fmt: skip
-    """The run of a subject: found finished, gone on with, or begun.
-
-    Raises:
-        StarringError: if it was begun with other photographs or another recipe.
-        Interrupted: on Ctrl-C.
-    """
-    name = slug(f"{subject.name}-{method}")
-    place = runs / name
-    begun = place if (place / "config.json").is_file() else None
-
-    def told(progress: LearnProgress) -> None:
-        if progress.total and progress.phase != "done":
-            what = f"{name}: {progress.phase}"
-            tell(Progress(part="learn", done=progress.step, total=progress.total, what=what))
-
-    recipe = _with(recipe_for(method, backbone), train)
-    try:
-        return learn(
-            method, subject, backbone, recipe, runs, resume=begun, name=name, segmenter=segmenter, on_progress=told
-        )  # fmt: skip
-    except Interrupted as stop:
-        raise Interrupted(f"Stopped while learning {name}; it is kept. The same command goes on from there.") from stop
-    except StarringError as error:
-        if begun is None:
-            raise
-        raise StarringError(f"{error} For a leaderboard: choose another folder, or remove {begun}.") from error
+def _moved(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know of methods that had more to learn from than photographs."""
+    told: dict[str, list[str]] = {}
+    for run in runs:
+        if (motion := run.record.motion) is not None:
+            shown = f"{len(motion.digests)} clips for {run.record.subject.name} ({motion.captions[0]})"
+            told.setdefault(run.record.recipe.method, []).append(shown)
+    return [
+        f"{method} learned a motion together with each subject, from clips that no other method saw: {', '.join(who)}."
+        for method, who in told.items()
+    ]
 
 
 def _checked(seeds: Sequence[int], train: Mapping[str, Any]) -> None:
@@ -275,12 +225,6 @@ def _checked(seeds: Sequence[int], train: Mapping[str, Any]) -> None:
     for key in train:
         if key not in known:
             raise unknown("training setting", key, known)
-
-
-def _with(recipe: Recipe, train: Mapping[str, Any]) -> Recipe:
-    """The recipe with other settings in all stages."""
-    changes = {key: value for key, value in train.items() if value is not None}
-    return replace(recipe, stages=tuple(replace(s, train=replace(s.train, **changes)) for s in recipe.stages))
 
 
 def _nobody(_: Progress) -> None:

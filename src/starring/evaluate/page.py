@@ -17,7 +17,7 @@ FRAMES = 8
 """Frames on a contact sheet."""
 SIDE = 160
 """Longest edge of a frame on a contact sheet, and of a photograph."""
-SHOWN = ("dino_i", "clip_i", "clip_t")
+SHOWN = ("identity", "dino_i", "clip_i", "clip_t")
 """Scores below every film."""
 
 

@@ -13,7 +13,10 @@ from starring.metrics.comparison import interval
 from starring.metrics.leaderboard import board, duels
 from starring.metrics.table import Table, as_markdown
 
-SHOWN = ("dino_i", "clip_i", "face", "clip_t", "consistency_dino", "motion_top", "copied_pose")
+SHOWN = (
+    "identity", "face", "dino_i", "clip_i", "clip_t", "motion_top", "consistency_dino", "copied_pose",
+    "copied_background",
+)  # fmt: skip
 """Scores on the page: identity, text, motion, and whether photographs were copied."""
 
 

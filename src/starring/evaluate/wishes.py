@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starring.backbones.base import Backbone
-from starring.config import Sample
+from starring.config import Recipe, Sample
 from starring.data import prompts as suites
 from starring.data.subject import Subject, slug
 from starring.errors import StarringError, unknown
@@ -152,10 +152,10 @@ def home_of(runs: Sequence[Run], suite: str | Path | Sequence[str] | None, folde
 
 
 def find_judge(
-    judge: Judge | str | None, run: Run, backbone: Backbone | str | Path | None, protocol: str | None = None,
-    eyes: Mapping[str, str] | None = None,
+    judge: Judge | str | None, runs: Run | Sequence[Run], backbone: Backbone | str | Path | None,
+    protocol: str | None = None, eyes: Mapping[str, str] | None = None,
 ) -> Judge:  # fmt: skip
-    """The judge asked for, or the one that suits the run's backbone; with :func:`other_eyes` if there are any.
+    """The judge asked for, or the one that suits the first run's backbone; with :func:`usual_eyes` if there are any.
 
     Raises:
         StarringError: if its networks cannot be found, or a judge that is there is asked to become another.
@@ -165,17 +165,30 @@ def find_judge(
             raise StarringError("This judge has its protocol and eyes already. Pass them to load_judge instead.")
         return judge
     device = backbone.device if isinstance(backbone, Backbone) else None
-    name = judge if judge is not None else "miniature" if bundled(run) else "paper"
-    return load_judge(name, protocol=protocol or "starring", eyes=eyes or other_eyes(run, name), device=device)
+    runs = [runs] if isinstance(runs, Run) else runs
+    name = judge if judge is not None else "miniature" if bundled(runs[0]) else "paper"
+    own = usual_eyes([run.record.recipe for run in runs], name)
+    return load_judge(name, protocol=protocol or "starring", eyes=eyes or own, device=device)
+
+
+def usual_eyes(recipes: Sequence[Recipe], judge: str) -> dict[str, str]:
+    """Who knows a subject and finds it on frames, where nobody was brought.
+
+    The bundled world has an encoder that no reward is given by, and a segmenter. Elsewhere people bring theirs, unless
+    a run was rewarded by faces: then OpenCV's YuNet and SFace.
+
+    Args:
+        recipes: how the runs learned; one that was rewarded by faces is enough.
+        judge: the judge's name.
+    """
+    if judge == "miniature":
+        return {"identity": "miniature-score", "segmenter": "miniature"}
+    faces = [recipe for recipe in recipes if "+" in str(recipe.options.get("eyes", ""))]
+    rewarded = any(stage.rewarded for recipe in faces for stage in recipe.stages)
+    return {"faces": "yunet+sface"} if rewarded else {}
 
 
 def other_eyes(run: Run, judge: str) -> dict[str, str]:
-    """Who knows the subject without having taught it, of a run that was rewarded.
-
-    In the bundled world that is the other of its two encoders; for faces OpenCV's YuNet and SFace.
-    """
-    if not any(stage.rewarded for stage in run.record.recipe.stages):
-        return {}
-    if judge == "miniature":
-        return {"identity": "miniature-score", "segmenter": "miniature"}
-    return {"faces": "yunet+sface"} if "+" in str(run.record.recipe.options.get("eyes", "")) else {}
+    """:func:`usual_eyes`, for a run that was rewarded alone: checkpoints of others are chosen without them."""
+    recipe = run.record.recipe
+    return usual_eyes([recipe], judge) if any(stage.rewarded for stage in recipe.stages) else {}
