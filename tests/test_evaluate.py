@@ -30,7 +30,8 @@ from starring.run import Photographs, Record, Run, libraries
 from tests.perception.tiny_eyes import tiny_eyes
 from tests.tiny import tiny_animatediff
 
-BROUGHT = {"identity", "face", "other_face", "face_rate", "aesthetic", "copied_pose", "copied_background"}
+BROUGHT = {"identity", "face", "other_face", "face_rate", "aesthetic", "copied_pose", "copied_background", "course",
+           "trajectory", "motion_share"}  # fmt: skip
 OURS = [key for key in METRICS if key not in BROUGHT]
 PROMPTS = ["a <*> dog on the beach", "a <*> dog running in the snow"]
 

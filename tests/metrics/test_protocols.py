@@ -63,8 +63,9 @@ def test_every_score_of_every_paper_with_all_eyes(folder: Path, brought: dict[st
     references = [portrait(), *photographs(1)]
     for name, preset in PROTOCOLS.items():
         judge = load_judge(str(folder), protocol=name, eyes=brought)
-        scores = judge.score(acted(), PROMPT, judge.references(references), class_word="dog")
-        unseen = {"copied_pose", "identity"}
+        known = judge.references(references, [judge.look(acted())], "dog")
+        scores = judge.score(acted(), PROMPT, known, class_word="dog")
+        unseen = {"copied_pose", "identity", "trajectory"}
         assert set(preset.metrics) - set(scores) <= unseen, "a tiny random segmenter may find nothing"
         assert list(scores) == [key for key in METRICS if key in scores]
         assert judge.unseen == {}

@@ -22,7 +22,8 @@ from starring.perception.encoders import load_dino
 from tests.perception.tiny_eyes import tiny_eyes
 
 PROMPT = "a dog on the beach"
-BROUGHT = {"identity", "face", "other_face", "face_rate", "aesthetic", "copied_pose", "copied_background"}
+BROUGHT = {"identity", "face", "other_face", "face_rate", "aesthetic", "copied_pose", "copied_background", "course",
+           "trajectory", "motion_share"}  # fmt: skip
 OURS = [key for key in METRICS if key not in BROUGHT]
 """What needs no eyes that a person has to bring."""
 

@@ -30,12 +30,15 @@ class Ablate(Machine):
     """Clips of a motion that is learned with each subject, by methods such as dualreal: a folder, or one clip."""
     motion_prompt: Annotated[str, arg(metavar="PROMPT")] = ""
     """What all these clips show; by default what prompts.txt beside them says."""
+    mover: Annotated[str, arg(metavar="WORD")] = ""
+    """What moves in these clips, such as person: the way of the subject's middle is then compared with its own."""
     tokens: Annotated[Path | None, arg(metavar="RUN")] = None
     """Take over what this run learned, instead of learning it anew: words, or what customvideox learned from pairs."""
     recipe: Word = None
     """Recipe of learning by name; by default the method's own for this backbone."""
     suite: Word = None
-    """Suite of prompts, or a file with one prompt a line; by default what suits the method and the backbone."""
+    """Suite of prompts, or a file with one prompt a line; by default what suits the method and the backbone, with the
+    motion that the clips' captions name."""
     seeds: tuple[int, ...] = (0,)
     """One film for each row, subject, prompt and seed."""
     judge: Word = None
@@ -81,7 +84,8 @@ class Ablate(Machine):
                 self.method, subjects, backbone, recipe, motion=motion, tokens=self.tokens,
                 rows=rows_of(self.method, recipe, reward),
                 suite=self.suite, seeds=self.seeds, sample={"steps": self.steps, "guidance": self.guidance},
-                judge=self.judge, segmenter=self.segmenter, encoder=self.encoder, folder=self.out, on_progress=told,
+                judge=self.judge, segmenter=self.segmenter, encoder=self.encoder, mover=self.mover,
+                folder=self.out, on_progress=told,
             )  # fmt: skip
         for table in done.tables:
             show.table(table.title, table.columns, table.rows, *table.notes)

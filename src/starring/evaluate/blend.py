@@ -7,7 +7,7 @@ identity adapter alone should bring none of the motion, and a motion adapter alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Sample, to_json
 from starring.data.files import write_image, write_json
-from starring.data.motion import Motion, framed
+from starring.data.motion import Motion
 from starring.data.subject import Subject
 from starring.errors import StarringError
+from starring.evaluate.moves import films_of
 from starring.evaluate.shots import as_pixels
 from starring.evaluate.wishes import find_judge, settings_of
 from starring.generate import generate
@@ -189,7 +190,7 @@ class _Scale:
 
 
 def _scale(run: Run, subject: Subject, motion: Motion, sample: Sample, dino: DINO, flow: Flow) -> _Scale:
-    courses = [course(flow(clip)) for clip in _clips(motion, run, sample)]
+    courses = [course(flow(clip)) for clip in films_of(motion, run.record.recipe.data, sample)]
     return _Scale(dino=dino, photographs=dino.pictures(subject.images), flow=flow, courses=courses)
 
 
@@ -197,7 +198,7 @@ def _with_trails(scale: _Scale, motion: Motion, run: Run, sample: Sample, mover:
     def masks(frames: Tensor, word: str = run.record.subject.class_word) -> Sequence[Tensor]:
         return Look(frames, sample.fps).masks(segmenter, word)
 
-    ways = [trail(masks(clip, mover)) for clip in _clips(motion, run, sample)]
+    ways = [trail(masks(clip, mover)) for clip in films_of(motion, run.record.recipe.data, sample)]
     found = [way for way in ways if way is not None]
     if not found:
         raise StarringError(f"No clip in {motion.place} shows a {mover}. Name what moves there: --mover WORD.")
@@ -238,15 +239,6 @@ def _sided(run: Run, sides: str) -> Run:
     recipe = run.record.recipe
     options = {**recipe.options, "sides": sides}
     return replace(run, record=replace(run.record, recipe=replace(recipe, options=options)))
-
-
-def _clips(motion: Motion, run: Run, sample: Sample) -> Iterator[Tensor]:
-    """All clips at the film's length and size, ``f 3 H W`` in [0, 1]."""
-    data = run.record.recipe.data
-    for i in range(len(motion)):
-        images = motion.frames(i, motion.numbers(i, sample.frames, sample.fps, data.pace))
-        pixels, _ = framed(images, (sample.height, sample.width), data.fit)
-        yield to_unit(pixels).transpose(0, 1)
 
 
 def drawn(shares: Sequence[Sequence[float]]) -> Image.Image:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from starring.backbones.base import Backbone, Text
-from starring.config import Recipe, Sample
+from starring.config import Recipe, Sample, to_json
 from starring.diffusion.noise import gaussian_prior
 from starring.diffusion.sampling import Step, partial, sample
 from starring.errors import StarringError
@@ -169,6 +169,11 @@ class Method(nn.Module, ABC):
                 yield
         finally:
             self._open = False
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The options with nothing left open; methods that are equal in them are the same on this backbone."""
+        return to_json(self.config)
 
     @property
     def correlation(self) -> float:

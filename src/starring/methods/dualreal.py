@@ -162,7 +162,7 @@ class DualReal(Method):
     config_type = DualRealConfig
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
-    columns = ("clip_t", "clip_i", "dino_i", "motion")
+    columns = ("clip_t", "clip_i", "dino_i", "course", "trajectory", "motion_top", "motion_share")
     shaping = frozenset({"joint", "controller", "groups"})
     moving = True
     neutral = False
@@ -196,6 +196,11 @@ class DualReal(Method):
         self._folded: dict[str, Folded] = {}
         self._masks: list[Any] = []
         self._read: WeakKeyDictionary[nn.Module, dict[str, Text]] = WeakKeyDictionary()
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The options, with the number of groups that these blocks make."""
+        return {**super().choices, "groups": self.groups}
 
     @contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:

@@ -91,6 +91,20 @@ METRICS: Mapping[str, Metric] = {
             "Mean optical flow of the fastest twentieth of the pixels, in pixels a frame.",
             ("flow",), "context", 2, temporal=True,
         ),
+        Metric(
+            "course", "Course",
+            "What moves fastest takes the way that it takes in the clips of the motion: a correlation.", ("flow",),
+        ),
+        Metric(
+            "trajectory", "Trajectory",
+            "The subject's middle takes the way of the mover's in the clips of the motion: a correlation.",
+            ("segmenter",),
+        ),
+        Metric(
+            "motion_share", "Motion of clips",
+            "Motion top 5 % over that of the clips of the motion; 1 is as fast.",
+            ("flow",), "context", 2, temporal=True,
+        ),
         Metric("aesthetic", "Aesthetic", "What people would rate the frames, over 10 (VBench).", ("aesthetic",)),
         Metric(
             "copied_pose", "Copied pose",

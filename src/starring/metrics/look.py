@@ -86,10 +86,15 @@ class Look(_Seen):
 
 
 class References(_Seen):
-    """A subject's photographs."""
+    """A subject's photographs, and clips of the motion that it learned."""
 
-    def __init__(self, images: Sequence[Image.Image]) -> None:
+    def __init__(self, images: Sequence[Image.Image], clips: Sequence[Look] = (), mover: str = "") -> None:
         """Keep them.
+
+        Args:
+            images: the photographs.
+            clips: the clips, at the films' size, length and rate.
+            mover: what moves in them, such as ``person``.
 
         Raises:
             StarringError: if there are none.
@@ -98,8 +103,15 @@ class References(_Seen):
         if not images:
             raise StarringError("A subject without photographs cannot be recognised in a film. Give at least one.")
         self.images = list(images)
+        self.clips = list(clips)
+        self.mover = mover
         self.digest = digest_of(images)
-        """Changes with any pixel of any photograph; results are cached under it."""
+        """Changes with any pixel of any photograph or clip; results are cached under it."""
+        if clips:
+            digest = hashlib.blake2b(f"{self.digest} {mover}".encode(), digest_size=8)
+            for clip in clips:
+                digest.update(clip.shape.encode() + (clip.frames * 255).round().byte().cpu().numpy().tobytes())
+            self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         """How many photographs."""

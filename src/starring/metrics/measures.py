@@ -15,12 +15,15 @@ from starring.metrics.identity import image_similarity
 from starring.metrics.look import Look, References
 from starring.metrics.motion import (
     consistency,
+    course,
+    course_likeness,
     dynamic,
     flow_magnitude,
     flow_magnitude_top,
     smoothness,
     steadiness,
     stride,
+    trail,
     vbench_consistency,
 )
 from starring.perception.aesthetics import Aesthetic
@@ -144,6 +147,40 @@ def _motion_top(eyes: Eyes, look: Look, _asked: Asked) -> Measured:
     return flow_magnitude_top(look.flow(eyes.flow)), f"top 5 %; {eyes.flow.protocol}; {look.shape}"
 
 
+def _course(eyes: Eyes, look: Look, asked: Asked) -> Measured:
+    clips = asked.references.clips if asked.references is not None else []
+    if eyes.flow is None or not clips:
+        return None
+    own = course(look.flow(eyes.flow))
+    value = sum(course_likeness(own, course(clip.flow(eyes.flow))) for clip in clips) / len(clips)
+    return value, f"running displacement of the top 5 %, mean over clips; {eyes.flow.protocol}; {look.shape}"
+
+
+def _trajectory(eyes: Eyes, look: Look, asked: Asked) -> Measured:
+    """A film that does not show its subject goes no way; a clip that does not show its mover is left out."""
+    known = asked.references
+    if eyes.segmenter is None or known is None or not known.mover or not asked.class_word:
+        return None
+    ways = [trail(clip.masks(eyes.segmenter, known.mover)) for clip in known.clips]
+    seen = [way for way in ways if way is not None]
+    if not seen:
+        return None
+    own = trail(look.masks(eyes.segmenter, asked.class_word))
+    value = 0.0 if own is None else sum(course_likeness(own, way) for way in seen) / len(seen)
+    return value, f"centroid, mean over clips of {known.mover}; {eyes.segmenter.id}; {look.shape}"
+
+
+def _motion_share(eyes: Eyes, look: Look, asked: Asked) -> Measured:
+    clips = asked.references.clips if asked.references is not None else []
+    if eyes.flow is None or not clips:
+        return None
+    theirs = sum(flow_magnitude_top(clip.flow(eyes.flow)) for clip in clips) / len(clips)
+    if not theirs:
+        return None
+    own = flow_magnitude_top(look.flow(eyes.flow))
+    return own / theirs, f"top 5 % over the clips' mean; {eyes.flow.protocol}; {look.shape}"
+
+
 def _aesthetic(eyes: Eyes, look: Look, _asked: Asked) -> Measured:
     if eyes.aesthetic is None:
         return None
@@ -211,3 +248,6 @@ _MEASURES: Mapping[str, Callable[[Eyes, Look, Asked], Measured]] = {
     "copied_pose": _copied_pose,
     "copied_background": _copied_background,
 }
+    "course": _course,
+    "trajectory": _trajectory,
+    "motion_share": _motion_share,

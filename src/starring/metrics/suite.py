@@ -99,13 +99,15 @@ class Judge:
                 found[metric.title] = self.missing.get(lacking[0], ROLES[lacking[0]])
         return found
 
-    def references(self, images: Sequence[Image.Image]) -> References:
-        """A subject's photographs, to be looked at once.
+    def references(
+        self, images: Sequence[Image.Image], clips: Sequence[Look] = (), mover: str = ""
+    ) -> References:  # fmt: skip
+        """A subject's photographs, and clips of the motion that it learned, to be looked at once.
 
         Raises:
-            StarringError: if there are none.
+            StarringError: if there are no photographs.
         """
-        return References(images)
+        return References(images, clips, mover)
 
     def look(self, pixels: Tensor, fps: float = RATE) -> Look:
         """A film, to be seen once.
