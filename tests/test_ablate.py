@@ -215,8 +215,8 @@ def shot(run: str, **scores: float) -> Shot:
 
 def test_a_film_that_shows_nobody_is_not_left_out_of_its_rows_likeness() -> None:
     """A row that destroys its subject is not judged by the films in which it failed to."""
-    films = [shot("a", identity=0.8, clip_t=0.3), shot("a", clip_t=0.1)]
-    base = [shot("a", clip_t=0.2), shot("a", identity=0.5, clip_t=0.2)]
+    films = [shot("a", identity=0.8, clip_t=0.3), shot("a", identity=0, clip_t=0.1)]
+    base = [shot("a", identity=0, clip_t=0.2), shot("a", identity=0.5, clip_t=0.2)]
     assert mean(films, "identity").mean == pytest.approx(0.4)
     assert mean(films, "identity", base).mean == pytest.approx((0.8 - 0.5) / 2)
     assert mean(films, "clip_t").mean == pytest.approx(0.2)

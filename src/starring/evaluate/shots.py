@@ -26,7 +26,6 @@ from starring.errors import StarringError
 from starring.generate import Film, fingerprint, generate
 from starring.generate import Progress as FilmProgress
 from starring.methods import find
-from starring.metrics.catalogue import LIKENESS
 from starring.metrics.statistics import Score
 from starring.metrics.suite import Judge, References
 from starring.reward import Eyes
@@ -138,10 +137,8 @@ class Shot:
     """Backbone, sampling and noise: films of another setting have another floor."""
 
     def value(self, key: str) -> float | None:
-        """A score; 0 of a likeness that was not measured since the film shows nobody, ``None`` of others."""
-        if key in self.scores:
-            return self.scores[key].value
-        return 0.0 if key in LIKENESS else None
+        """A score, if it was measured."""
+        return self.scores[key].value if key in self.scores else None
 
     def load(self) -> NDArray[np.uint8]:
         """Its uncompressed frames, ``F H W 3``."""

@@ -118,8 +118,6 @@ METRICS: Mapping[str, Metric] = {
 }  # fmt: skip
 """Every score of a film, in the order of tables."""
 
-LIKENESS = ("identity", "face", "other_face")
-"""Scores of the subject that is found on the frames; a film that does not show it is 0 alike."""
 IDENTITY = ("dino_i", "clip_i")
 """Scores whose ceiling can be read off the references themselves."""
 

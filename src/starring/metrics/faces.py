@@ -36,7 +36,7 @@ class FacePolicy:
     @property
     def id(self) -> str:
         """A short name that changes with every choice."""
-        return f"{self.several}, {self.absent}{', clamped' if self.clamped else ''}"
+        return f"{self.several}, {self.absent}{', clamped' if self.clamped else ''}, nobody 0"
 
 
 def reference_faces(photographs: Sequence[Tensor]) -> Tensor:
@@ -49,7 +49,7 @@ def reference_faces(photographs: Sequence[Tensor]) -> Tensor:
     return torch.stack(found) if found else torch.zeros(0, 1)
 
 
-def face_similarity(frames: Sequence[Tensor], person: Tensor, policy: FacePolicy | None = None) -> float | None:
+def face_similarity(frames: Sequence[Tensor], person: Tensor, policy: FacePolicy | None = None) -> float:
     """Face similarity of one film: the mean, over its frames, of a face's mean cosine with the photographs' faces.
 
     PersonalVideo (arXiv 2411.17048, section 5.3) scores with another network than it trains with; ConsisID (arXiv
@@ -61,7 +61,8 @@ def face_similarity(frames: Sequence[Tensor], person: Tensor, policy: FacePolicy
         policy: what to do with several faces, none, and negative cosines.
 
     Returns:
-        The mean; ``None`` if no frame has a face and such frames are skipped.
+        The mean; 0 if no frame has a face, also where such frames are skipped: otherwise a method that loses its
+        subject would be spared the films in which it does.
 
     Raises:
         StarringError: if there is no frame, or no photograph shows a face.
@@ -79,7 +80,7 @@ def face_similarity(frames: Sequence[Tensor], person: Tensor, policy: FacePolicy
         likeness = (faces @ person.T).double().mean(1)
         chosen = float(likeness[0] if policy.several == "largest" else likeness.max())
         found.append(max(0.0, chosen) if policy.clamped else chosen)
-    return sum(found) / len(found) if found else None
+    return sum(found) / len(found) if found else 0.0
 
 
 def face_rate(frames: Sequence[Tensor]) -> float:

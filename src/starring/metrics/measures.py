@@ -192,19 +192,25 @@ def _face(who: FaceEyes | None, eyes: Eyes, look: Look, asked: Asked) -> Measure
     if who is None or asked.references is None:
         return None
     person = reference_faces(asked.references.faces(who))
-    value = face_similarity(look.faces(who), person, eyes.policy) if len(person) else None
-    return None if value is None else (value, f"{eyes.policy.id}; {who.protocol}")
+    if not len(person):
+        return None
+    return face_similarity(look.faces(who), person, eyes.policy), f"{eyes.policy.id}; {who.protocol}"
 
 
 def _identity(eyes: Eyes, look: Look, asked: Asked) -> Measured:
-    """The mean, over the frames that show the subject, of its mean cosine with the photographs' subjects."""
+    """The mean, over the frames that show the subject, of its mean cosine with the photographs' subjects.
+
+    A film that does not show it at all is 0 alike: else a method that loses its subject would be spared those films.
+    The class word is not part of the protocol, or every class would have a column of its own.
+    """
     if eyes.identity is None or eyes.segmenter is None or asked.references is None or not asked.class_word:
         return None
     seeing = IdentityEyes(finder=MaskedSubjects(eyes.segmenter, asked.class_word), encoder=eyes.identity)
     known, seen = asked.references.subjects(seeing), look.subjects(seeing)
-    if not len(known) or not len(seen):
+    if not len(known):
         return None
-    return image_similarity(seen, known), f"cosine of all pairs; {seeing.protocol}"
+    where = seeing.protocol.replace(f"'{asked.class_word}'", "by the class word")
+    return image_similarity(seen, known) if len(seen) else 0.0, f"cosine of all pairs, nobody 0; {where}"
 
 
 def _face_rate(eyes: Eyes, look: Look, _asked: Asked) -> Measured:
@@ -244,10 +250,10 @@ _MEASURES: Mapping[str, Callable[[Eyes, Look, Asked], Measured]] = {
     "dynamic": _dynamic,
     "motion": _motion,
     "motion_top": _motion_top,
+    "course": _course,
+    "trajectory": _trajectory,
+    "motion_share": _motion_share,
     "aesthetic": _aesthetic,
     "copied_pose": _copied_pose,
     "copied_background": _copied_background,
 }
-    "course": _course,
-    "trajectory": _trajectory,
-    "motion_share": _motion_share,

@@ -93,7 +93,7 @@ def rows_of(measured: Measured) -> list[Row]:
         )
     found: list[Row] = []
     for key, metric in METRICS.items():
-        # A film in which no face was seen has no face similarity: it leaves with the film it is paired with.
+        # A film without a number, as of a pose where nobody is seen, leaves with the film it is paired with.
         films = zip(measured.scores, measured.floors, strict=True)
         pairs = [(custom[key], floor[key]) for custom, floor in films if key in custom and key in floor]
         if not pairs:
