@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from starring.errors import StarringError
-from starring.metrics.comparison import bootstrapped, holm, interval, paired, sign_flip
+from starring.metrics.comparison import EXACT, bootstrapped, holm, interval, least, paired, sign_flip
 
 Key = tuple[str, str, int]
 
@@ -30,8 +30,10 @@ def test_sign_flips_by_enumeration() -> None:
 def test_random_flips_agree_with_all_of_them() -> None:
     values = torch.tensor(np.random.default_rng(0).normal(0.25, 1, 13))
     exact = sign_flip(values)
-    assert sign_flip(torch.cat([values, torch.zeros(1)])) == pytest.approx(exact, abs=0.02)  # 14: drawn at random
-    assert sign_flip(torch.ones(40)) == pytest.approx(1 / 10_001)
+    more = torch.cat([values, torch.zeros(EXACT + 1 - len(values))])  # one more than are enumerated: drawn at random
+    assert sign_flip(more) == pytest.approx(exact, abs=0.01)
+    assert sign_flip(torch.ones(40)) == pytest.approx(1 / 100_001) == least(40)
+    assert [sign_flip(torch.ones(n)) for n in (1, 4, 10, EXACT)] == [least(n) for n in (1, 4, 10, EXACT)]
 
 
 def test_chance_alone_is_significant_as_often_as_promised() -> None:

@@ -29,6 +29,7 @@ def films(gain: float, subjects: int = 7, protocol: str = "p", seed: int = 0) ->
 
 
 METHODS = {"vcd": films(0.05), "bridgeiv": films(0.08), "without": films(0.0)}
+FLOORS = {"without": ["vcd", "bridgeiv"]}
 
 
 def test_standings_average_subjects() -> None:
@@ -45,7 +46,7 @@ def test_standings_average_subjects() -> None:
 
 
 def test_pairs_tell_methods_apart_whose_intervals_overlap() -> None:
-    found = matches(METHODS)
+    found = matches(METHODS, FLOORS)
     assert [(m.method, m.baseline) for m in found[:3]] == [
         ("vcd", "bridgeiv"), ("vcd", "without"), ("bridgeiv", "without"),
     ]  # fmt: skip
@@ -53,10 +54,46 @@ def test_pairs_tell_methods_apart_whose_intervals_overlap() -> None:
     assert standing["vcd"].high > standing["without"].low
     assert found[1].difference.mean == pytest.approx(0.05, abs=0.003)
     assert found[1].difference.low > 0
-    # Seven subjects, all better: 2 of 128 sign patterns, corrected for six matches.
+    # Seven subjects, all better: 2 of 128 sign patterns, corrected for the three matches of the column.
     alone = sign_flip(torch.ones(7))
-    assert found[1].difference.p == pytest.approx(6 * alone)
+    assert found[1].difference.p == pytest.approx(3 * alone)
+    assert found[1].least == pytest.approx(3 * alone)
+    assert found[1].told
     assert all(match.difference.p >= alone for match in found)
+
+
+def test_floors_are_compared_with_their_own_methods_alone() -> None:
+    several = {
+        "a": films(0.05),
+        "b": films(0.08),
+        "c": films(0.02),
+        "without (a, b)": films(0),
+        "without (c)": films(0),
+    }
+    found = matches(several, {"without (a, b)": ["a", "b"], "without (c)": ["c"]})
+    pairs = [(m.method, m.baseline) for m in found if m.metric == "dino_i"]
+    assert pairs == [
+        ("a", "b"), ("a", "c"), ("b", "c"), ("a", "without (a, b)"), ("b", "without (a, b)"), ("c", "without (c)"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("subjects", "told"), [(4, False), (6, False), (7, True), (10, True)])
+def test_a_test_that_can_tell_nothing_says_so(subjects: int, told: bool) -> None:
+    """With n subjects no p is below 2 / 2^n, here of three lines a column."""
+    few = {"vcd": films(0.05, subjects), "bridgeiv": films(0.08, subjects), "without": films(0.0, subjects)}
+    found = matches(few, FLOORS)
+    assert {match.told for match in found} == {told}
+    table = duels(found)
+    assert [row[4] == "–" for row in table.rows] == [not told] * len(found)
+    assert (f"with {subjects} subjects no difference" in " ".join(table.notes)) == (not told)
+
+
+def test_columns_of_fewer_films_are_told() -> None:
+    lost = {
+        place: {k: s for k, s in scores.items() if k != "motion" or place[2]} for place, scores in films(0.05).items()
+    }
+    note = board(standings({"vcd": lost, "without": films(0.0)})).notes[0]
+    assert "vcd: 28 films of 7 subjects (Motion 14); without: 28 films of 7 subjects." in note
 
 
 def test_other_protocols_are_other_columns() -> None:

@@ -98,8 +98,10 @@ def judged(
     if real is not None:
         distances, told = distances_of(tasks, shots, judge, ledger, real)
         notes += told
+    floors = whose_floors(tasks, shots)
     return Board(
-        standings=standings(methods) if several else [], matches=matches(methods) if several else [], kept=kept,
+        standings=standings(methods) if several else [],
+        matches=matches(methods, floors) if several else [], kept=kept,
         costs=[_cost(task.run, shots) for task in tasks], distances=distances, notes=tuple(notes),
     )  # fmt: skip
 
@@ -130,6 +132,15 @@ def floors_of(tasks: Sequence[Task], shots: Sequence[Shot]) -> dict[str, str]:
     if len(settings) < 2:
         return dict.fromkeys(settings, PLAIN)
     return {setting: f"{PLAIN} ({', '.join(labels)})" for setting, labels in settings.items()}
+
+
+def whose_floors(tasks: Sequence[Task], shots: Sequence[Shot]) -> dict[str, list[str]]:
+    """Name of the films without customization -> the methods that share their setting."""
+    whose, floors = {task.run.name: task.label for task in tasks}, floors_of(tasks, shots)
+    found: dict[str, dict[str, None]] = {}
+    for shot in shots:
+        found.setdefault(floors[shot.setting], {})[whose[shot.run]] = None
+    return {floor: list(labels) for floor, labels in found.items()}
 
 
 def distances_of(

@@ -13,8 +13,10 @@ from starring.errors import StarringError
 
 DRAWS = 2000
 """Resamples of a bootstrap."""
-FLIPS = 10_000
-"""Random sign patterns of a paired test; with fewer than 2^14 patterns in all, every one is tried."""
+EXACT = 20
+"""Up to so many differences every sign pattern of a paired test is tried."""
+FLIPS = 100_000
+"""Random sign patterns beyond."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,18 +108,26 @@ def paired(
 def sign_flip(values: Tensor, seed: int = 0) -> float:
     """Two-sided p-value of the hypothesis that differences ``n`` are symmetric around 0.
 
-    All 2^n sign patterns are tried while they are fewer than 2^14; beyond, :data:`FLIPS` random ones, the observed one
+    All 2^n sign patterns are tried up to :data:`EXACT` differences; beyond, :data:`FLIPS` random ones, the observed one
     counted among them so that no p-value is 0.
     """
-    count = len(values)
-    observed = values.double().sum().abs() * (1 - 1e-12)
-    if count < 14:
-        patterns = (torch.arange(2**count)[:, None] >> torch.arange(count)) & 1
-        sums = ((patterns.double() * 2 - 1) @ values.double()).abs()
-        return float((sums >= observed).double().mean())
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(2, (FLIPS, count), generator=generator).double() * 2 - 1
-    return float(((signs @ values.double()).abs() >= observed).sum() + 1) / (FLIPS + 1)
+    count, values = len(values), values.double()
+    observed = values.sum().abs() * (1 - 1e-12)
+    if count <= EXACT:
+        sums = torch.zeros(1, dtype=torch.float64)
+        for value in values:
+            sums = torch.cat([sums + value, sums - value])
+        return float((sums.abs() >= observed).double().mean())
+    generator, beyond = torch.Generator().manual_seed(seed), 0
+    for some in torch.arange(FLIPS).split(1000):
+        signs = torch.randint(2, (len(some), count), generator=generator).double() * 2 - 1
+        beyond += int(((signs @ values).abs() >= observed).sum())
+    return (beyond + 1) / (FLIPS + 1)
+
+
+def least(count: int) -> float:
+    """The smallest p-value that :func:`sign_flip` can give for so many differences, as when all point one way."""
+    return 2 / 2**count if count <= EXACT else 1 / (FLIPS + 1)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from starring.metrics.catalogue import METRICS, short
-from starring.metrics.comparison import Difference, holm, interval, paired
+from starring.metrics.comparison import Difference, holm, interval, least, paired
 from starring.metrics.statistics import Score
 from starring.metrics.table import Table
 
@@ -55,7 +55,14 @@ class Match:
     """The protocol of both."""
     difference: Difference
     """The one minus the other on shared subjects, prompts and seeds; its ``p`` is corrected by Holm's method for all
-    matches of the board."""
+    matches of the column."""
+    least: float = 0.0
+    """The smallest ``p`` that so many subjects and matches could have given."""
+
+    @property
+    def told(self) -> bool:
+        """Whether there are enough subjects for the test to tell anything."""
+        return self.least <= SURE
 
 
 def standings(methods: Mapping[str, Films]) -> list[Standing]:
@@ -77,20 +84,38 @@ def standings(methods: Mapping[str, Films]) -> list[Standing]:
     return found
 
 
-def matches(methods: Mapping[str, Films]) -> list[Match]:
-    """Every pair of methods in every column, on what both have filmed."""
+def matches(methods: Mapping[str, Films], floors: Mapping[str, Collection[str]] | None = None) -> list[Match]:
+    """Every pair of methods in every column, and every method with its own floor, on what both have filmed.
+
+    Args:
+        methods: the films of each, and of each floor.
+        floors: which of the names are films without customization, and whose. Floors are not compared with each other,
+            nor with other methods: such differences are those of backbones.
+    """
+    own = floors or {}
+    pairs = list(combinations([name for name in methods if name not in own], 2))
+    pairs += [(name, floor) for floor, names in own.items() if floor in methods for name in names if name in methods]
     found: list[Match] = []
     for metric, protocol in columns(methods):
-        for method, baseline in combinations(methods, 2):
+        column: list[Match] = []
+        for method, baseline in pairs:
             one, other = (_column(methods[name], metric, protocol) for name in (method, baseline))
             difference = paired(one, other)
             if difference is not None:
-                found.append(
+                column.append(
                     Match(method=method, baseline=baseline, metric=metric, protocol=protocol, difference=difference)
                 )
-    corrected = holm([match.difference.p for match in found])
+        found += _corrected(column)
+    return found
+
+
+def _corrected(column: Sequence[Match]) -> list[Match]:
+    """A column's matches with p-values that allow for how many they are, and what these could have been at best."""
+    corrected = holm([match.difference.p for match in column])
+    units = [match.difference.subjects if match.difference.subjects > 1 else match.difference.films for match in column]
     return [
-        replace(match, difference=replace(match.difference, p=p)) for match, p in zip(found, corrected, strict=True)
+        replace(match, difference=replace(match.difference, p=p), least=min(1.0, len(column) * least(count)))
+        for match, p, count in zip(column, corrected, units, strict=True)
     ]
 
 
@@ -110,33 +135,52 @@ def board(found: Sequence[Standing]) -> Table:
         (method, *(_cell(cells.get((method, *column))) for column in across))
         for method in dict.fromkeys(each.method for each in found)
     ]
-    sizes = {each.method: f"{each.method}: {each.films} films of {each.subjects} subjects" for each in found}
+    note = (
+        f"Mean over subjects, with its 95 % bootstrap interval. {'; '.join(_sizes(found))}. Of ten subjects and fewer "
+        "such intervals are a little too narrow."
+    )
     return Table(
         title="Methods side by side",
         columns=("method", *(f"{METRICS[metric].title} {short(protocol)}" for metric, protocol in across)),
         rows=tuple(rows),
-        notes=(f"Mean over subjects, with its 95 % bootstrap interval. {'; '.join(sizes.values())}.",),
+        notes=(note,),
     )
+
+
+def _sizes(found: Sequence[Standing]) -> list[str]:
+    """How many films and subjects stand for a method, and in which columns fewer do."""
+    said: list[str] = []
+    for method in dict.fromkeys(each.method for each in found):
+        own = [each for each in found if each.method == method]
+        most, subjects = max(each.films for each in own), max(each.subjects for each in own)
+        fewer = ", ".join(f"{METRICS[each.metric].title} {each.films}" for each in own if each.films < most)
+        said.append(f"{method}: {most} films of {subjects} subjects{f' ({fewer})' if fewer else ''}")
+    return said
 
 
 def duels(found: Sequence[Match]) -> Table:
     """One line a pair of methods and column."""
     note = (
         "Intervals by bootstrap, p by the sign-flip test over subjects (over films, where there is one subject), "
-        f"corrected for all lines by Holm's method; * below {SURE}."
+        f"corrected for all lines of a column by Holm's method; * below {SURE}. A method's line against the films "
+        "without it is what it adds; methods on different backbones are best compared by these."
     )
+    notes = [note]
+    if silent := [match for match in found if not match.told]:
+        most = max(match.difference.subjects for match in silent)
+        notes.append(f"A dash for p: with {most} subjects no difference, however large, can fall below {SURE}.")
     return Table(
         title="Differences on the same subjects, prompts and seeds",
         columns=("methods", "score", "difference", "95 %", "p", "films", "subjects", "protocol"),
         rows=tuple(_line(match) for match in found),
-        notes=(note,),
+        notes=tuple(notes),
     )
 
 
 def _line(match: Match) -> tuple[str, ...]:
     metric, found = METRICS[match.metric], match.difference
     mean, low, high = (f"{value:+.{metric.digits}f}" for value in (found.mean, found.low, found.high))
-    sure = f"{found.p:.3f}{' *' if found.p < SURE else ''}"
+    sure = f"{found.p:.3f}{' *' if found.p < SURE else ''}" if match.told else "–"
     who = f"{match.method} − {match.baseline}"
     return (
         who,
