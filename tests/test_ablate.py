@@ -21,6 +21,7 @@ from starring.evaluate.shots import Shot
 from starring.generate import generate
 from starring.methods import METHODS, recipe
 from starring.methods.bridgeiv import BridgeIVConfig
+from starring.metrics.catalogue import METRICS, short
 from starring.metrics.statistics import Score
 from starring.metrics.suite import Judge, load_judge
 from starring.run import Run
@@ -122,9 +123,14 @@ def test_means_errors_and_gains_are_those_of_the_subjects(done: tuple[Ablation, 
 def test_everything_is_written(done: tuple[Ablation, list[Progress]]) -> None:
     found, _ = done
     assert [row[0] for row in found.tables[0].rows] == list(found.shots)
-    assert found.tables[0].columns == ("row", "CLIP-T", "CLIP-I", "DINO-I")
+    scores = next(iter(found.shots.values()))[0].scores
+    by = [f"{METRICS[key].title} {short(scores[key].protocol)}" for key in ("clip_t", "clip_i", "dino_i")]
+    assert found.tables[0].columns == ("row", *by)
     lines = found.markdown.read_text().splitlines()
-    assert "| row | CLIP-T | CLIP-I | DINO-I |" in lines
+    assert f"| row | {' | '.join(by)} |" in lines
+    assert f"- {by[2]}: {scores['dino_i'].protocol}" in lines
+    assert scores["dino_i"].protocol in found.report.read_text()
+    assert short(scores["clip_t"].protocol) in json.loads(found.results.read_text())["protocols"]
     assert sum(line.startswith("| SPM") for line in lines) == 6
     page = found.report.read_text()
     assert page.count("SPM + TPM + reward") >= 4

@@ -15,6 +15,7 @@ from starring.data.video import write_video
 from starring.errors import StarringError
 from starring.evaluate.ask import unlike
 from starring.evaluate.board import PLAIN, by_method
+from starring.evaluate.results import section
 from starring.evaluate.wishes import find_runs, tasks_of
 from starring.metrics.catalogue import short
 from starring.metrics.distribution import frechet_distance
@@ -65,8 +66,9 @@ def test_methods_stand_side_by_side_on_shared_films(tmp_path: Path, tiny: Backbo
     assert [cost.run for cost in board.costs] == ["rex-vcd", "tom-vcd", "rex-other"]
     saved = json.loads(found.results.read_text())
     assert saved["board"]["standings"][0]["mean"] == board.standings[0].mean
-    assert saved["protocols"] == {short(row.protocol): row.protocol for row in found.rows}
     page = found.report.read_text()
+    shown = [*((row.metric, row.protocol) for row in found.rows), *board.columns]
+    assert saved["protocols"] == {short(protocol): protocol for _, protocol in shown}
     for said in ("Methods side by side", "Differences on the same subjects", "Cost, and motion that was kept"):
         assert said in page
     assert all(short(row.protocol) in page for row in found.rows)
@@ -151,6 +153,26 @@ def test_fvd_refuses_films_of_other_lengths_and_rates(tmp_path: Path, tiny: Back
     found = judged(run, tiny, judge, **asked, real=real(tmp_path / "real", fps=16))
     assert found.board.distances == {}
     assert any("0.mp4 (10 at 16 fps)" in note and "no FVD" in note for note in found.notes)
+
+
+def test_digits_of_columns_that_no_row_has_are_explained(tmp_path: Path, tiny: Backbone, judge: Judge) -> None:
+    """Films of other lengths share no row, but they stand in the leaderboard, each in a column of its own."""
+    runs = [finished(tmp_path, tiny, "rex", 0), finished(tmp_path, tiny, "tom", 1)]
+    longer = replace(runs[1].record.recipe, sample=replace(tiny.sample, frames=6))
+    runs[1] = replace(runs[1], record=replace(runs[1].record, recipe=longer))
+    asked = {"seeds": (0,), "suite": PROMPTS[:1], "sample": {"steps": 1}, "labels": ["short", "long"]}
+    found = judged(runs, tiny, judge, **asked)
+    apart = {each.protocol for each in found.board.standings if each.metric == "motion_top"}
+    assert len(apart) == 2
+    assert not apart & {row.protocol for row in found.rows}
+    assert set(found.board.kept_by.values()) == apart
+    protocols, page, text = json.loads(found.results.read_text())["protocols"], found.report.read_text(), section(found)
+    for protocol in apart:
+        assert protocols[short(protocol)] == protocol
+        assert f"Motion top 5 % {short(protocol)}</dt>" in page
+        assert f"- Motion top 5 % {short(protocol)}: {protocol}" in text
+    kept = next(row for row in found.board.tables()[-1].rows if row[0] == "tom-vcd")[-1]
+    assert kept.endswith(short(found.board.kept_by["tom-vcd"]))
 
 
 def test_films_of_other_lengths_are_told(tmp_path: Path, tiny: Backbone, judge: Judge) -> None:

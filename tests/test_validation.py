@@ -125,6 +125,8 @@ def test_validation_is_inference(photographs: Path, tiny: Backbone, judge: Judge
 
     own, floor, verdict = scored(True), scored(False), trials_of(run)[-1].verdict
     assert verdict.identity == pytest.approx(own["dino_i"])
+    assert verdict.by.startswith("DINO-I ")
+    assert f"by {verdict.by}, text" in str(verdict)
     assert verdict.text == pytest.approx(own["clip_t"] / floor["clip_t"] if floor["clip_t"] > 0 else 1)
     assert verdict.motion == pytest.approx(own["motion_top"] / floor["motion_top"])
 

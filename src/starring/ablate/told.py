@@ -17,9 +17,10 @@ from starring.evaluate.page import png, strip
 from starring.evaluate.shots import RESULTS, Shot, unrolled
 from starring.evaluate.wishes import Task
 from starring.methods import find
+from starring.metrics.catalogue import METRICS, legend, short
 from starring.metrics.report import Picture, Report, Section, html
 from starring.metrics.statistics import Estimate, estimate, one_protocol
-from starring.metrics.suite import METRICS, Judge
+from starring.metrics.suite import Judge
 from starring.metrics.table import Table, as_markdown, plus_minus
 
 VERSION = 1
@@ -76,8 +77,7 @@ def told(
     every = [shot for films in shots.values() for shot in films]
     known = [key for key in find(method).columns if any(key in shot.scores for shot in every)]
     shown = [k for k in known if all(any(s.value(k) is not None for s in films) for films in shots.values())]
-    for key in shown:
-        one_protocol([shot.scores[key] for shot in every if key in shot.scores])
+    by = {key: one_protocol([shot.scores[key] for shot in every if key in shot.scores]) for key in shown}
     scores = {name: {key: mean(films, key) for key in shown} for name, films in shots.items()}
     others = {name: films for name, films in shots.items() if films is not baseline}
     gains = {name: {key: mean(films, key, baseline) for key in shown} for name, films in others.items()}
@@ -86,8 +86,8 @@ def told(
     count = ", ".join(f"{number} {what}{'s' if number > 1 else ''}" for what, number in numbers.items())
     equal = "".join(f" '{name}' is '{other}' on this backbone." for name, other in same.items())
     tables = (
-        _table(f"The components of {paper}", shown, scores, f"Mean ± one standard error over {over}; {count}.{equal}"),
-        _table(f"Difference from {rows[0].name}", shown, gains, "Of films with equal subject, prompt and seed."),
+        _table(f"The components of {paper}", by, scores, f"Mean ± one standard error over {over}; {count}.{equal}"),
+        _table(f"Difference from {rows[0].name}", by, gains, "Of films with equal subject, prompt and seed."),
     )
     results, markdown, report = home / RESULTS, home / "table.md", home / "report.html"
     films = {
@@ -103,13 +103,15 @@ def told(
         {
             "version": VERSION, "method": method, "rows": [to_json(row) for row in rows],
             "subjects": [task.label for task in tasks], "estimates": to_json(scores), "gains": to_json(gains),
-            "judge": judge.protocol, "films": films,
+            "judge": judge.protocol, "protocols": {short(each): each for each in by.values()}, "films": films,
         },
     )  # fmt: skip
-    write_text(markdown, "\n\n".join(as_markdown(table) for table in tables) + "\n")
+    protocols = legend(by.items())
+    meant = "\n".join(f"- {name}: {protocol}" for name, protocol in protocols.items())
+    write_text(markdown, "\n\n".join([*(as_markdown(table) for table in tables), meant]) + "\n")
     page = Report(
         title=tables[0].title, lead=f"{count}: {sum(map(len, shots.values()))} films.", rows=(), tables=tables,
-        sections=_sections(tasks, owners, shots), facts={"Judge": judge.protocol},
+        sections=_sections(tasks, owners, shots), facts={"Judge": judge.protocol}, protocols=protocols,
     )  # fmt: skip
     write_text(report, html(page))
     return Ablation(
@@ -129,9 +131,10 @@ def mean(films: Sequence[Shot], key: str, baseline: Sequence[Shot] = ()) -> Esti
     return estimate(subjects[0] if len(subjects) == 1 else [estimate(each).mean for each in subjects])
 
 
-def _table(title: str, shown: Sequence[str], numbers: Mapping[str, Mapping[str, Estimate]], note: str) -> Table:
-    cells = [(name, *(plus_minus(v[key], METRICS[key].digits) for key in shown)) for name, v in numbers.items()]
-    columns = ("row", *(METRICS[key].title for key in shown))
+def _table(title: str, by: Mapping[str, str], numbers: Mapping[str, Mapping[str, Estimate]], note: str) -> Table:
+    """A table of the scores that were measured by these protocols."""
+    cells = [(name, *(plus_minus(v[key], METRICS[key].digits) for key in by)) for name, v in numbers.items()]
+    columns = ("row", *(f"{METRICS[key].title} {short(protocol)}" for key, protocol in by.items()))
     return Table(title=title, columns=columns, rows=tuple(cells), notes=(note,))
 
 

@@ -23,7 +23,7 @@ from starring.evaluate.shots import Ledger, Order, Shot, Studio
 from starring.evaluate.wishes import Task, find_judge, find_runs, home_of, settings_of, tasks_of
 from starring.generate import Progress as FilmProgress
 from starring.methods import build
-from starring.metrics.catalogue import IDENTITY, short
+from starring.metrics.catalogue import IDENTITY, legend, short
 from starring.metrics.report import Section, html
 from starring.metrics.statistics import estimate, one_protocol
 from starring.metrics.suite import Judge, References
@@ -236,16 +236,18 @@ def told(
     notes = (
         *together.notes, *found.notes, *apart, *unlike(found.shots), *_unseen(judge), *_warnings(judge, tasks, rows)
     )  # fmt: skip
+    shown = [*((row.metric, row.protocol) for row in rows), *together.columns]
     runs = [{"name": task.run.name, "label": task.label, "prompts": task.prompts} for task in tasks]
     table = {
         "rows": [to_json(row) for row in rows], "notes": list(notes), "judge": judge.protocol, "runs": runs,
-        "protocol": to_json(judge.preset), "protocols": {short(row.protocol): row.protocol for row in rows},
+        "protocol": to_json(judge.preset), "protocols": {short(protocol): protocol for _, protocol in shown},
         "board": to_json(together),
     }  # fmt: skip
     results = ledger.save(table)
     report = ledger.folder / "report.html"
     subjects = [(task.run, task.subject) for task in tasks]
-    write_text(report, html(page(title, rows, subjects, found.shots, notes, sections, together.tables())))
+    tables = together.tables()
+    write_text(report, html(page(title, rows, subjects, found.shots, notes, sections, tables, legend(shown))))
     return Evaluation(
         folder=ledger.folder, rows=rows, table=as_table(rows, title, notes), shots=found.shots, notes=notes,
         board=together, results=results, report=report, labels={task.run.name: task.label for task in tasks},

@@ -54,6 +54,8 @@ class Board:
     """Every pair of methods in every column."""
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     """Run -> the motion it kept of the untuned model's, at the same prompts and seeds."""
+    kept_by: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Run -> the protocol of that motion."""
     costs: list[Cost] = field(default_factory=list[Cost])
     """Every run's."""
     distances: Mapping[str, Distance] = field(default_factory=dict[str, Distance])
@@ -61,10 +63,16 @@ class Board:
     notes: tuple[str, ...] = ()
     """What a reader must know."""
 
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Metric and protocol of every number in :attr:`standings` and :attr:`kept`."""
+        shown = [(each.metric, each.protocol) for each in self.standings]
+        return [*shown, *(("motion_top", protocol) for protocol in self.kept_by.values())]
+
     def tables(self) -> list[Table]:
         """As text."""
         found = [board(self.standings), duels(self.matches)] if self.standings else []
-        found.append(_costs(self.costs, self.kept))
+        found.append(_costs(self.costs, self.kept, self.kept_by))
         if self.distances:
             found.append(_distances(self.distances))
         return found
@@ -102,6 +110,7 @@ def judged(
     return Board(
         standings=standings(methods) if several else [],
         matches=matches(methods, floors) if several else [], kept=kept,
+        kept_by={shot.run: shot.scores["motion_top"].protocol for shot in shots if shot.run in kept},
         costs=[_cost(task.run, shots) for task in tasks], distances=distances, notes=tuple(notes),
     )  # fmt: skip
 
@@ -240,12 +249,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _costs(costs: Sequence[Cost], kept: Mapping[str, Kept]) -> Table:
+def _costs(costs: Sequence[Cost], kept: Mapping[str, Kept], by: Mapping[str, str]) -> Table:
     def moved(run: str) -> str:
         if run not in kept:
             return "–"
         found = kept[run]
-        return f"{100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+        return f"{100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] {short(by[run])}"
 
     rows = [
         (

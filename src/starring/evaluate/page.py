@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -29,6 +29,7 @@ def page(
     notes: Sequence[str],
     sections: Sequence[Section],
     tables: Sequence[Table] = (),
+    protocols: Mapping[str, str] | None = None,
 ) -> Report:
     """Everything on the page.
 
@@ -40,6 +41,7 @@ def page(
         notes: what a reader must know.
         sections: further parts.
         tables: further tables, below the first.
+        protocols: what the digits in these stand for.
     """
     prompts, seeds = {shot.said for shot in shots}, {shot.seed for shot in shots}
     lead = (
@@ -53,7 +55,8 @@ def page(
         for run, subject in runs
     }
     return Report(
-        title=title, lead=lead, rows=rows, chapters=chapters, sections=sections, notes=notes, facts=facts, tables=tables
+        title=title, lead=lead, rows=rows, chapters=chapters, sections=sections, notes=notes, facts=facts,
+        tables=tables, protocols=protocols or {},
     )  # fmt: skip
 
 

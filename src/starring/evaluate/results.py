@@ -9,8 +9,9 @@ from pathlib import Path
 from starring.data.files import write_text
 from starring.errors import StarringError
 from starring.evaluate.ask import Evaluation
+from starring.metrics.catalogue import legend, short
 from starring.metrics.comparison import interval
-from starring.metrics.leaderboard import board, duels
+from starring.metrics.leaderboard import Standing, board, duels
 from starring.metrics.table import Table, as_markdown
 
 SHOWN = (
@@ -55,10 +56,19 @@ def section(evaluation: Evaluation) -> str:
     prompts, seeds = len({shot.prompt for shot in shots}), len({shot.seed for shot in shots})
     settings = "; ".join(dict.fromkeys(shot.setting for shot in shots))
     lead = f"Subjects: {subjects}. Prompts: {prompts}. Seeds: {seeds}. Films: {len(shots)}. {settings}."
-    matches = [match for match in found.matches if match.metric in SHOWN]
+    matches = [match for match in found.matches if match.metric in _primary(standings)]
     tables = [*([board(standings)] if standings else []), _spent(evaluation), *([duels(matches)] if matches else [])]
-    notes = "\n".join(f"- {note}" for note in evaluation.notes)
-    return "\n\n".join([lead, *(as_markdown(table) for table in tables), *([notes] if notes else [])])
+    notes = [f"- {note}" for note in evaluation.notes]
+    shown = legend(column for column in found.columns if column[0] in SHOWN)
+    notes += [f"- {name}: {protocol}" for name, protocol in shown.items()]
+    return "\n\n".join([lead, *(as_markdown(table) for table in tables), *(["\n".join(notes)] if notes else [])])
+
+
+def _primary(standings: Sequence[Standing]) -> set[str]:
+    """The scores whose differences are tested on the page: the best one of identity, text and motion."""
+    there = {each.metric for each in standings}
+    identity = [key for key in ("identity", "face", "dino_i", "clip_i") if key in there]
+    return {*identity[:1], "clip_t", "motion_top"}
 
 
 def _spent(evaluation: Evaluation) -> Table:
@@ -68,10 +78,12 @@ def _spent(evaluation: Evaluation) -> Table:
     for label in dict.fromkeys(evaluation.labels.values()):
         own = [cost for cost in evaluation.board.costs if evaluation.labels[cost.run] == label]
         shares = [kept[cost.run].share for cost in own if cost.run in kept]
+        by = dict.fromkeys(short(evaluation.board.kept_by[cost.run]) for cost in own if cost.run in kept)
         rows.append(
             (
                 label, _mean([c.learning for c in own], " s"), _mean([c.filming for c in own], " s"),
-                _mean([c.plain for c in own], " s"), _mean([c.size / 1024 for c in own], " KB"), _share(shares),
+                _mean([c.plain for c in own], " s"), _mean([c.size / 1024 for c in own], " KB"),
+                " ".join([_share(shares), *by]),
             )
         )  # fmt: skip
     return Table(

@@ -21,6 +21,7 @@ from starring.evaluate.wishes import bundled, other_eyes, settings_of
 from starring.generate import Progress as FilmProgress
 from starring.learn.choice import FOLDER, Verdict
 from starring.methods import build
+from starring.metrics.catalogue import METRICS, short
 from starring.metrics.copying import kept_motion
 from starring.metrics.suite import Judge, References, load_judge
 from starring.perception.identity import Identity
@@ -242,4 +243,5 @@ def verdict(shots: Sequence[Shot], key: str = "dino_i") -> Verdict:
         text=mean(customized, "clip_t") / said if said > 0 else 1.0,
         motion=kept.share if kept is not None else 1.0,
         frozen=kept is not None and kept.frozen,
+        by=" ".join([METRICS[key].title, *sorted({short(s.scores[key].protocol) for s in shots if key in s.scores})]),
     )

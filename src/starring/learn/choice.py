@@ -46,6 +46,8 @@ class Verdict:
     """Whether less than half of that motion is left, and not by chance."""
     reward: float | None = None
     """What the encoder that training is rewarded by says of the same films; it has no part in the choice."""
+    by: str = ""
+    """Which score :attr:`identity` is, and the digits of its protocol; empty in older logs."""
 
     @property
     def held(self) -> tuple[float, float, float]:
@@ -62,7 +64,8 @@ class Verdict:
         return identity * text * motion
 
     def __str__(self) -> str:
-        said = f"identity {self.identity:.3f}, text {100 * self.text:.0f} %, motion {100 * self.motion:.0f} %"
+        by = f" by {self.by}" if self.by else ""
+        said = f"identity {self.identity:.3f}{by}, text {100 * self.text:.0f} %, motion {100 * self.motion:.0f} %"
         return said if self.reward is None else f"{said} (reward {self.reward:.3f})"
 
 
@@ -268,6 +271,7 @@ def trials_of(run: Run) -> list[Trial]:
             verdict = Verdict(
                 identity=scores["identity"], text=scores["text"], motion=scores["motion"],
                 frozen=scores.get("frozen", False), reward=scores.get("reward"),
+                by=scores.get("by", ""),
             )  # fmt: skip
             found.append(Trial(step=entry["step"], verdict=verdict))
     return found

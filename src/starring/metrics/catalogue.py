@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,3 +125,14 @@ IDENTITY = ("dino_i", "clip_i")
 def short(protocol: str) -> str:
     """Eight hexadecimal digits that stand for a protocol beside a number."""
     return hashlib.blake2b(protocol.encode(), digest_size=4).hexdigest()
+
+
+def legend(columns: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What the digits beside numbers stand for: score and digits -> protocol.
+
+    Args:
+        columns: metric and protocol of every column that is shown.
+    """
+    order = list(METRICS)
+    found = sorted(set(columns), key=lambda column: (order.index(column[0]), column[1]))
+    return {f"{METRICS[metric].title} {short(protocol)}": protocol for metric, protocol in found}

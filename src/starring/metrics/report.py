@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 
-from starring.metrics.catalogue import METRICS, short
+from starring.metrics.catalogue import METRICS, legend, short
 from starring.metrics.statistics import Estimate, Score
 from starring.metrics.table import Row, Table, named, share
 
@@ -113,6 +113,8 @@ class Report:
     """What a reader must know to judge the numbers."""
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     """How it was made: names and values."""
+    protocols: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the digits beside numbers stand for, by :func:`starring.metrics.catalogue.legend`; rows add their own."""
 
 
 def html(report: Report) -> str:
@@ -315,7 +317,7 @@ def _screen(screen: Screen, kind: str, pair: Pair) -> str:
 
 
 def _protocols(report: Report) -> str:
-    protocols = {f"{METRICS[row.metric].title} {short(row.protocol)}": row.protocol for row in report.rows}
+    protocols = {**report.protocols, **legend((row.metric, row.protocol) for row in report.rows)}
     measured = "".join(f'<dt>{escape(k)}</dt><dd class="code">{escape(v)}</dd>' for k, v in protocols.items())
     made = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.facts.items())
     return (
