@@ -20,6 +20,10 @@ WARM = 2
 """Rounds that are not counted."""
 TRUSTED = 0.05
 """How far the base may lie from itself."""
+ADDED = "added by "
+"""Begins a goal about what two variants take more than the base.
+
+``folded / plain`` and ``one by one / folded`` do not say it: both hold where one adds two thirds of the other."""
 AGAIN = "the same again"
 """Names the base's twin."""
 
@@ -31,7 +35,7 @@ class Goal:
     """A number and its bar."""
 
     what: str
-    """Key of a counter, or ``a / b`` of two variants."""
+    """Key of a counter, ``a / b`` of two variants, or ``added by a / b``: of what each takes more than the base."""
     sign: Literal["<=", ">="]
     """Which side is good."""
     bar: float
@@ -89,7 +93,7 @@ class Result:
     seconds: dict[str, float]
     """The shortest time of each variant."""
     ratios: dict[str, Ratio]
-    """``a / b`` for every variant against the base, and for every pair that a goal names."""
+    """``a / b`` for every variant against the base, and every pair that a goal names."""
     counters: dict[str, float]
     """The case's."""
     goals: list[dict[str, Any]]
@@ -129,6 +133,19 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Ratio:
     return Ratio(median=median(pairs), low=low, high=high, best=min(one) / min(other))
 
 
+def added(one: Sequence[float], other: Sequence[float], base: Sequence[float]) -> Ratio:
+    """What one variant takes more than the base over what another takes more, in the same rounds.
+
+    Raises:
+        ValueError: if the other takes no more than the base, in the middle.
+    """
+    more, whole = ([a - b for a, b in zip(each, base, strict=True)] for each in (one, other))
+    if median(whole) <= 0:
+        raise ValueError("The form that is compared with takes no more than the base: nothing can be said of a share.")
+    # Within one round a small difference may be all noise, so all are held against the middle one.
+    return ratio(more, [median(whole)] * len(more))
+
+
 def measured(case: Case, rounds: int, device: torch.device) -> Result:
     """Time a case and hold it against its goals."""
     seconds: dict[str, list[float]] = {}
@@ -140,8 +157,10 @@ def measured(case: Case, rounds: int, device: torch.device) -> Result:
         wanted = [f"{name} / {base}" for name in seconds if name != base]
         wanted += [goal.what for goal in case.goals if goal.what not in case.counters and goal.what not in wanted]
         for pair in wanted:
-            one, _, other = pair.partition(" / ")
-            ratios[pair] = ratio(seconds[one], seconds[other])
+            one, _, other = pair.removeprefix(ADDED).partition(" / ")
+            more = pair.startswith(ADDED)
+            own, peer = seconds[one], seconds[other]
+            ratios[pair] = added(own, peer, seconds[base]) if more else ratio(own, peer)
         trusted = abs(ratios[f"{AGAIN} / {base}"].median - 1) <= TRUSTED
     goals = [_held(goal, ratios, case.counters) for goal in case.goals]
     return Result(

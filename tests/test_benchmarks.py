@@ -22,7 +22,7 @@ from benchmarks.cases import (
     training,
 )
 from benchmarks.counters import flops, largest
-from benchmarks.harness import AGAIN, Case, Goal, measured, ratio, timed
+from benchmarks.harness import AGAIN, Case, Goal, added, measured, ratio, timed
 from benchmarks.models import World
 from starring.backbones.base import Backbone
 from starring.perception.encoders import load_clip
@@ -58,6 +58,24 @@ def test_ratios_are_of_pairs() -> None:
     found = ratio([2.0, 6.0, 2.0], [1.0, 3.0, 1.5])
     assert (found.median, found.best) == (2.0, 2.0)
     assert ratio([3.0], [1.0]).low == 3.0
+
+
+def test_what_is_added_is_a_share_of_what_another_adds() -> None:
+    """7 and 12 % more than the base keep ``folded / plain`` under 1.07 and are no third."""
+    base = [1.0, 3.0, 1.0]
+    found = added([1.07, 3.07, 1.07], [1.12, 3.12, 1.12], base)
+    assert found.median == pytest.approx(7 / 12)
+    assert added([1.04] * 3, [1.2] * 3, [1.0] * 3).median == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="takes no more than the base"):
+        added([1.0] * 3, [0.9] * 3, [1.0] * 3)
+    case = Case(
+        id="P0", title="waiting", size="",
+        variants={"plain": lambda: busy(0.02), "folded": lambda: busy(0.03), "one by one": lambda: busy(0.06)},
+        goals=(Goal(what="added by folded / one by one", sign="<=", bar=1 / 3),),
+    )  # fmt: skip
+    (goal,) = measured(case, 5, CPU).goals
+    assert goal["value"] == pytest.approx(1 / 4, rel=0.5)
+    assert goal["reached"]
 
 
 def test_a_case_is_held_against_its_bars() -> None:

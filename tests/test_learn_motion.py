@@ -23,9 +23,12 @@ from starring.data.video import write_video
 from starring.errors import Interrupted, StarringError
 from starring.generate import generate
 from starring.learn import Progress, learn, resume
+from starring.learn.clips import shown
 from starring.methods import build
 from starring.methods.base import Batch, Losses
 from starring.methods.dualreal import DualReal, DualRealConfig
+from starring.perception.encoders import load_clip
+from starring.perception.transforms import variant
 from starring.run import Run
 from tests.moving import IMAGE_WIDTH, clips, learned, small
 from tests.training import state_of
@@ -160,6 +163,23 @@ def test_photographs_as_clips_of_one_frame(dit: Backbone, tmp_path: Path) -> Non
     (tmp_path / "who" / "prompts.txt").write_text("dog *\n" * 3)
     who = Subject.from_folder(tmp_path / "who", "dog")
     assert [image.size for image in who.images] == [(48, 32)] * 3
+def test_films_are_conditioned_on_the_photograph_that_was_chosen(run: Run, home: Path) -> None:
+    subject, clip = Subject.from_folder(home / "rex", "dog"), load_clip(str(home / "clip"))
+    wide = replace(subject, images=[image.resize((96, 48)) for image in subject.images])
+
+    def seen(**options: Any) -> Tensor:
+        recipe = run.record.recipe
+        return shown(wide, replace(recipe, options={**recipe.options, **options}), clip)
+
+    every = clip.embeddings(wide.images)
+    torch.testing.assert_close(seen(), every[0])
+    torch.testing.assert_close(seen(photograph=2), every[2])
+    assert not torch.allclose(every[0], every[2])
+    stretched = clip.embeddings(wide.images, variant(clip.transform, "dualreal-film"))
+    torch.testing.assert_close(seen(photograph=2, stretch=True), stretched[2])
+    assert not torch.allclose(stretched[2], every[2])
+
+
     assert [float(np.asarray(image).mean()) / 255 for image in who.images] == pytest.approx(shades, abs=0.02)
     assert who.captions == ["<*> dog"] * 3
     assert DualReal(dit, DualRealConfig(class_word="dog", image_width=5)).prompt(who.caption(0, "")) == "dog *"

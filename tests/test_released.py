@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from transformers import CLIPModel
 
 from starring.backbones.base import Backbone
 from starring.cli.exchange import Export
@@ -17,6 +21,7 @@ from starring.errors import StarringError
 from starring.generate import generate
 from starring.methods import build, recipe_for
 from starring.perception.encoders import load_clip
+from starring.perception.transforms import CLIP_MEAN, CLIP_STD
 from starring.released import adopt_adapter, export_adapter, is_adapter, read_adapter, spoken_as
 from starring.run import Photographs, Record, Run
 from tests.data.pictures import album, photo
@@ -113,6 +118,29 @@ def test_there_and_back_it_is_the_same_film(dit: Backbone, tmp_path: Path) -> No
     blind = adopt_adapter(export_adapter(run), dit, class_word="dog", runs_dir=tmp_path / "other")
     assert blind.name == "adapter-dualreal-2"
     assert not torch.equal(film(blind, dit), truth)
+
+
+def test_a_photograph_is_shown_as_their_script_shows_it(dit: Backbone, tmp_path: Path) -> None:
+    """Stretched to a square by PIL, with CLIP's statistics; by default its middle is cut out."""
+    path, eye = export_adapter(made(tmp_path, dit)), tiny_clip(tmp_path / "clip")
+    photo(1, (96, 64)).save(tmp_path / "wide.png")
+    network: Any = CLIPModel.from_pretrained(eye)
+    side = network.config.vision_config.image_size
+    small = photo(1, (96, 64)).resize((side, side), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None] / 255
+    pixels = (pixels - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+    with torch.no_grad():
+        truth = network.get_image_features(pixel_values=pixels)
+    truth = getattr(truth, "pooler_output", truth)[0]
+    found = {
+        stretch: adopt_adapter(
+            path, dit, photograph=tmp_path / "wide.png", encoder=str(eye), stretch=stretch, runs_dir=tmp_path / "runs"
+        )
+        for stretch in (False, True)
+    }
+    errors = {how: float((run.load_weights()["image"] - truth).norm() / truth.norm()) for how, run in found.items()}
+    assert errors[True] < 0.05 < errors[False] / 2, errors
+    assert found[True].record.recipe.options["stretch"] is True
 
 
 def test_a_file_of_theirs_is_their_formula(dit: Backbone, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from starring.data.subject import Subject, slug
 from starring.errors import StarringError
 from starring.methods import build, find, recipe_for
 from starring.perception.encoders import load_clip
+from starring.perception.transforms import variant
 from starring.run import Photographs, Record, Run, libraries
 
 METHOD, FILE = "dualreal", "adapter.pth"
@@ -111,6 +112,7 @@ def adopt_adapter(
     class_word: str = "",
     photograph: str | Path | None = None,
     encoder: str | None = None,
+    stretch: bool = False,
     runs_dir: str | Path = "runs",
     name: str | None = None,
 ) -> Run:
@@ -122,6 +124,7 @@ def adopt_adapter(
         class_word: what the subject is, such as ``dog``.
         photograph: the subject; it conditions the motion. Without, the motion's adapters see no image.
         encoder: CLIP that looks at it; the method's own for this backbone by default.
+        stretch: show it the photograph as the authors' script does, stretched to a square, and not cut.
         runs_dir: where the new run's folder goes.
         name: the run's name; that of the file by default. A number is added where it is taken.
 
@@ -131,7 +134,7 @@ def adopt_adapter(
     """
     file = Path(file).expanduser()
     weights, usual = read_adapter(file), recipe_for(METHOD, backbone)
-    seen = dict(usual.options) | ({"encoder": encoder} if encoder is not None else {})
+    seen = dict(usual.options) | {"stretch": stretch} | ({"encoder": encoder} if encoder is not None else {})
     options = from_json(find(METHOD).config_type, {**seen, **_options(file, weights), "class_word": class_word.strip()})
     method = build(METHOD, backbone, options)
     weights |= {key: value.clone() for key, value in _absent(method.state_dict(), weights).items()}
@@ -206,7 +209,8 @@ def _seen(photograph: Path, options: Any, backbone: Backbone) -> Tensor:
             f"The image encoder {options.encoder} makes vectors of width {clip.width}, but the file was trained with"
             f" images of width {options.image_width}. Name the encoder it was trained with by --encoder."
         )
-    return clip.embeddings(Subject.from_folder(photograph).images[:1])[0].cpu()
+    how = variant(clip.transform, "dualreal-film") if options.stretch else None
+    return clip.embeddings(Subject.from_folder(photograph).images[:1], how)[0].cpu()
 
 
 def _theirs(name: str) -> str:

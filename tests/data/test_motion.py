@@ -96,6 +96,27 @@ def test_a_clip_that_cannot_be_decoded_is_named_and_left_out(tmp_path: Path) -> 
         Motion.read(home).lasting(9, 8, "first")
 
 
+REAL = Path(__file__).parents[3] / "shared" / "data" / "motion"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(REAL.glob("*.avi")), reason="the real clips are not here")
+def test_real_clips_go_through() -> None:
+    """UCF-101's, 320 x 240 at 25 frames a second, as CogVideoX's 49 frames of 480 x 720 at 8 a second."""
+    motion = Motion.read(REAL, "a person is playing guitar")
+    assert motion.lasting(49, 8, "first").digests == motion.digests
+    for i in range(len(motion)):
+        assert motion.numbers(i, 49, 8, "first") == list(range(49))
+        paced = motion.numbers(i, 49, 8, "film")
+        assert paced == [25 * j // 8 for j in range(49)]
+        pixels, extent = framed(motion.frames(i, range(49)), (480, 720), "letterbox")
+        assert pixels.shape == (3, 49, 480, 720)
+        assert float(extent.mean()) == pytest.approx(640 / 720, abs=1e-3)
+        assert pixels[:, :, :, :40].max() == pixels[:, :, :, -40:].max() == -1
+        assert pixels.std() > 0.1
+        assert (pixels[:, 1:] - pixels[:, :-1]).abs().mean() > 1e-3, "something moves"
+
+
 def test_an_extent_at_latent_size(tmp_path: Path) -> None:
     from starring.data.latents import shrink
 

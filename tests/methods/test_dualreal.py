@@ -262,6 +262,17 @@ def test_prompts_are_read_once(tiny: CogVideoX, monkeypatch: pytest.MonkeyPatch)
     calls: list[Any] = []
     real = tiny.encode_text
     monkeypatch.setattr(tiny, "encode_text", lambda prompts: calls.append(prompts) or real(prompts))
+def test_photographs_are_shown_to_the_motion_s_adapters_if_asked(tiny: CogVideoX) -> None:
+    """In steps on photographs: usually without an image, as in the released code."""
+    usual, asked = made(tiny), made(tiny, replace(CONFIG, identity_image=True))
+    found = [error(method, tiny, batch(tiny, motion=False)) for method in (usual, asked)]
+    assert found[0] != pytest.approx(found[1], rel=1e-5)
+    for method in (usual, asked):
+        method.state_dict()["image"].zero_()
+    blind = [error(method, tiny, batch(tiny, motion=False)) for method in (usual, asked)]
+    assert blind == [found[0], found[0]], "the usual one never looks, and nothing is seen where nothing is shown"
+
+
     method = made(tiny)
     for seed in range(3):
         method.loss(tiny, batch(tiny, motion=True, seed=seed), 0.0)

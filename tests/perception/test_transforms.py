@@ -96,6 +96,7 @@ def test_every_transform_has_an_id_of_its_own() -> None:
         variant(dino, "vbench"),
         variant(dino, "dreammatcher"),
         variant(clip_transform({}), "dualreal"),
+        variant(clip_transform({}), "dualreal-film"),
         squash_transform({}),
     ]
     transforms += [clip_transform({"size": 64}), clip_transform({"image_mean": [0.1, 0.2, 0.3]})]

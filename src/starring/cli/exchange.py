@@ -62,6 +62,8 @@ class Adopt(Machine):
     """The subject, for an adapter.pth: it conditions the motion in films."""
     encoder: Word = None
     """CLIP that looks at it; by default the one that the method names."""
+    stretch: bool = False
+    """Show it the photograph as the authors' script does, stretched to a square; by default its middle is cut out."""
     runs: Annotated[Path, arg(aliases=["--output-dir"])] = Path("runs")
     """Where the run's folder goes."""
     name: Annotated[str | None, arg(metavar="NAME", aliases=["--output-name"])] = None
@@ -75,7 +77,7 @@ class Adopt(Machine):
         if is_adapter(self.file):
             run = adopt_adapter(
                 self.file, self.load(), class_word=self.class_word, photograph=self.photograph, encoder=self.encoder,
-                runs_dir=self.runs, name=self.name,
+                stretch=self.stretch, runs_dir=self.runs, name=self.name,
             )  # fmt: skip
             show.written("Adopted", run.folder)
         else:

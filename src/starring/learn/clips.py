@@ -125,7 +125,8 @@ def shown(subject: Subject, recipe: Recipe, clip: CLIP) -> Tensor:
         raise StarringError(
             f"There is no photograph number {number}; {subject.name} has {len(subject)}, counted from 0."
         )
-    return clip.embeddings([subject.images[number]])[0].cpu()
+    how = variant(clip.transform, "dualreal-film") if recipe.options.get("stretch", False) else None
+    return clip.embeddings([subject.images[number]], how)[0].cpu()
 
 
 def clips_of(

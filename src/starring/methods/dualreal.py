@@ -56,9 +56,11 @@ class DualRealConfig:
     """CLIP that embeds a frame of each clip for the motion's adapters, and a photograph in its place for films."""
     legacy_clip_norm: bool = False
     """Show ``encoder`` the clips' frames as the released code does in training, stretched to a square and scaled to
-    [-1, 1], and not, as it shows the photograph, cut and normalised by CLIP's statistics."""
+    [-1, 1], and not cut and normalised by CLIP's statistics."""
     photograph: int = 0
     """Number of the photograph that stands there in films, from 0."""
+    stretch: bool = False
+    """Show ``encoder`` the photograph as the released code does for films, stretched to a square, and not cut."""
     identity_image: bool = False
     """Show it to the motion's adapters in steps on photographs too, which the released code leaves without image."""
     total: float = 0.2

@@ -154,7 +154,8 @@ def variant(base: Transform, name: str) -> Transform:
     ``paper`` leaves ``base`` alone. ``vbench`` is VBench's for DINO (bilinear to the crop's size, neither antialiased
     nor cropped), ``vbench-clip`` its transform for CLIP (not antialiased). ``dreammatcher`` is DreamMatcher's DINO
     input (8/7 of the crop's size, no crop, scaled to [-1, 1] without ImageNet statistics), which BridgeIV's numbers may
-    inherit. ``dualreal`` is what DualReal's training shows to CLIP (stretched to a square, scaled to [-1, 1]).
+    inherit. ``dualreal`` is what DualReal's training shows to CLIP (stretched to a square, scaled to [-1, 1]), and
+    ``dualreal-film`` what its films are conditioned on (stretched, CLIP's statistics).
 
     Raises:
         StarringError: if the name is none of these.
@@ -171,7 +172,9 @@ def variant(base: Transform, name: str) -> Transform:
         return replace(base, size=round(crop * 256 / 224), crop=None, mean=half, std=half)
     if name == "dualreal":
         return replace(base, size=crop, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3, squash=True)
-    known = "paper, vbench, vbench-clip, dreammatcher, dualreal"
+    if name == "dualreal-film":
+        return replace(base, size=crop, crop=None, squash=True)
+    known = "paper, vbench, vbench-clip, dreammatcher, dualreal, dualreal-film"
     raise StarringError(f"There is no image transform '{name}'. Known: {known}.")
 
 
