@@ -156,11 +156,14 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.clip_share_end is not None and not 0 <= self.clip_share_end <= 1:
-            raise StarringError(f"clip_share_end is {self.clip_share_end}, but it is a share in [0, 1].")
-        if self.clips < 0 or not 0 < self.clip_share < 1:
             raise StarringError(
-                f"A stage takes 0 clips or more in a share of its steps in (0, 1), not {self.clips} in"
-                f" {self.clip_share}."
+                f"clip_share_end is {self.clip_share_end}, but it is a share in [0, 1]. Choose one there."
+            )
+        if self.clips < 0:
+            raise StarringError(f"clips is {self.clips}, but a stage takes 0 clips or more.")
+        if not 0 < self.clip_share < 1:
+            raise StarringError(
+                f"clip_share is {self.clip_share}, but a stage learns from both kinds: choose one in (0, 1), as 0.5."
             )
 
 

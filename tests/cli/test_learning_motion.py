@@ -25,13 +25,15 @@ def test_learn_film_export_adopt(starring: Starring, dit: Path, eyes: Path, phot
     machine = ("--backbone", dit, "--device", "cpu", "--runs", tmp_path / "runs")
     code, _, err = starring(
         "learn", "dualreal", photographs, "--motion", home, "--motion-prompt", "a man running", "--class-word", "dog",
-        "--steps", 2, "--precision", "no", *machine, *eye,
+        "--steps", 2, "--precision", "no", "--clip-share", 0.25, "--clip-share-end", 0.75, *machine, *eye,
     )  # fmt: skip
     assert code == 0, err
     assert "dualreal is experimental" in err
     assert "broken.avi: it was left out" in " ".join(err.split())
     (folder,) = (tmp_path / "runs").iterdir()
     assert Run.open(folder).record.motion is not None
+    (stage,) = Run.open(folder).record.recipe.stages
+    assert (stage.clip_share, stage.clip_share_end) == (0.25, 0.75)
     code, _, err = starring("generate", folder, "a <*> dog running", "--steps", 1, "--device", "cpu", "--out", tmp_path)
     assert code == 0, err
     code, out, err = starring("blend", folder, "a <*> dog running", "--steps", 1, "--device", "cpu", "--judge", eyes)
@@ -59,6 +61,9 @@ def test_what_is_refused(starring: Starring, dit: Path, photographs: Path, tmp_p
     refused(starring("learn", "dualreal", photographs, "--motion", home, "--options", "groups=3", *machine),
             "3 groups do not divide 2 blocks", "1, 2")  # fmt: skip
     refused(starring("learn", "dualreal", photographs, "--motion", home, "--fit", "fill", *machine), "letterbox")
+    refused(starring("learn", "dualreal", photographs, "--motion", home, "--clip-share", 1.5, *machine),
+            "clip_share is 1.5", "(0, 1)")  # fmt: skip
+    refused(starring("learn", "customvideox", photographs, "--clip-share", 0.5, *machine), "clip_share", "from clips")
     (home / "prompts.txt").write_text("one\ntwo")
     refused(starring("learn", "dualreal", photographs, "--motion", home, *machine), "2 lines", "1 clips")
     assert not (tmp_path / "runs").exists()

@@ -79,6 +79,7 @@ def batch(backbone: Backbone, motion: bool, seed: int = 0) -> Batch:
 
 @pytest.mark.parametrize(("shown", "changes"), [
     (True, {}), (False, {}), (True, {"squash": "softmax", "groups": 4}), (False, {"groups": 1, "total": 0.7}),
+    (True, {"controller": False, "total": 0.7}),
 ])  # fmt: skip
 def test_the_network_is_the_one_written_out(deep: CogVideoX, shown: bool, changes: dict[str, Any]) -> None:
     """Adapters beside attention and feed-forward, before the gates, for text and video; weights by group and time.
@@ -125,8 +126,9 @@ def test_both_forms_of_a_pair_are_the_formula(sides: str, shown: bool) -> None:
         np.testing.assert_allclose(folded[row].numpy(), truth, rtol=0, atol=1e-5)
 
 
-def test_a_film_in_the_folded_form_is_that_of_the_plain_form(tiny: CogVideoX) -> None:
-    method = made(tiny)
+@pytest.mark.parametrize("total", [0.2, 0.7])
+def test_a_film_in_the_folded_form_is_that_of_the_plain_form(tiny: CogVideoX, total: float) -> None:
+    method = made(tiny, replace(CONFIG, total=total))
     noise = latents(tiny)
     asked = Request(prompt="a <*> dog running", sample=tiny.sample, noise=noise)
     film = method.generate(tiny, asked)
@@ -235,6 +237,19 @@ def test_each_step_rests_the_other_side(tiny: CogVideoX, motion: bool) -> None:
 
 
 @pytest.mark.parametrize("motion", [True, False])
+def test_the_other_side_may_have_zeros_for_gradients(tiny: CogVideoX, motion: bool) -> None:
+    """With them decay and old moments still move it, which is why it is left out by default (D3)."""
+    method, given = made(tiny, replace(CONFIG, resting="zero")), batch(tiny, motion)
+    assert list(method.rests(given)) == []
+    method.loss(tiny, given, 0.0).total.backward()
+    other = method.side("identity" if motion else "motion")
+    told = [p.grad for p in other if p.grad is not None]
+    assert len(told) >= len(other) // 2, "without an image the map of images is given nothing"
+    assert not any(gradient.any() for gradient in told)
+    assert all(p.grad is not None and p.grad.any() for p in method.side("motion" if motion else "identity"))
+
+
+@pytest.mark.parametrize("motion", [True, False])
 def test_apart_each_side_learns_as_if_the_other_were_fresh(tiny: CogVideoX, motion: bool) -> None:
     config, other = replace(CONFIG, joint=False, controller=False), "identity" if motion else "motion"
     method, given = made(tiny, config), batch(tiny, motion)
@@ -245,6 +260,17 @@ def test_apart_each_side_learns_as_if_the_other_were_fresh(tiny: CogVideoX, moti
     assert error(method, tiny, batch(tiny, motion)) == pytest.approx(before, rel=1e-6)
     together = made(tiny, replace(config, joint=True))
     assert error(together, tiny, batch(tiny, motion)) != pytest.approx(before, rel=1e-4)
+
+
+def test_photographs_are_shown_to_the_motion_s_adapters_if_asked(tiny: CogVideoX) -> None:
+    """In steps on photographs: usually without an image, as in the released code."""
+    usual, asked = made(tiny), made(tiny, replace(CONFIG, identity_image=True))
+    found = [error(method, tiny, batch(tiny, motion=False)) for method in (usual, asked)]
+    assert found[0] != pytest.approx(found[1], rel=1e-5)
+    for method in (usual, asked):
+        method.state_dict()["image"].zero_()
+    blind = [error(method, tiny, batch(tiny, motion=False)) for method in (usual, asked)]
+    assert blind == [found[0], found[0]], "the usual one never looks, and nothing is seen where nothing is shown"
 
 
 def test_the_recipe_is_the_papers() -> None:
@@ -262,17 +288,6 @@ def test_prompts_are_read_once(tiny: CogVideoX, monkeypatch: pytest.MonkeyPatch)
     calls: list[Any] = []
     real = tiny.encode_text
     monkeypatch.setattr(tiny, "encode_text", lambda prompts: calls.append(prompts) or real(prompts))
-def test_photographs_are_shown_to_the_motion_s_adapters_if_asked(tiny: CogVideoX) -> None:
-    """In steps on photographs: usually without an image, as in the released code."""
-    usual, asked = made(tiny), made(tiny, replace(CONFIG, identity_image=True))
-    found = [error(method, tiny, batch(tiny, motion=False)) for method in (usual, asked)]
-    assert found[0] != pytest.approx(found[1], rel=1e-5)
-    for method in (usual, asked):
-        method.state_dict()["image"].zero_()
-    blind = [error(method, tiny, batch(tiny, motion=False)) for method in (usual, asked)]
-    assert blind == [found[0], found[0]], "the usual one never looks, and nothing is seen where nothing is shown"
-
-
     method = made(tiny)
     for seed in range(3):
         method.loss(tiny, batch(tiny, motion=True, seed=seed), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -55,4 +56,6 @@ def read_stills(folder: str | Path, class_word: str = "", name: str | None = Non
 
 def _placed(caption: str, word: str) -> str:
     """A caption in which the subject is named as it is here."""
-    return caption.replace(f"{word} *", f"{PLACEHOLDER} {word}") if word and PLACEHOLDER not in caption else caption
+    if not word or PLACEHOLDER in caption:
+        return caption
+    return re.sub(rf"\b({re.escape(word)}) \*", rf"{PLACEHOLDER} \1", caption, flags=re.IGNORECASE)
