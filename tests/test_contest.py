@@ -41,7 +41,7 @@ def held(folder: Path, backbone: Backbone, judge: Judge, told: OnProgress | None
 
 def timeless(values: Any) -> Any:
     """Results without what a clock said."""
-    clocks = {"seconds", "learning", "filming", "plain"}
+    clocks = {"seconds", "learning", "learning_memory", "filming", "plain"}
     if isinstance(values, dict):
         return {key: timeless(value) for key, value in values.items() if key not in clocks}
     return [timeless(value) for value in values] if isinstance(values, list) else values

@@ -14,6 +14,8 @@ from starring.data.video import read_video
 from starring.errors import StarringError
 from starring.evaluate.shots import Ledger, Shot, as_pixels, digest
 from starring.evaluate.wishes import Task
+from starring.learn.cost import cost_of
+from starring.methods import find
 from starring.metrics.catalogue import short
 from starring.metrics.copying import Kept, kept_motion
 from starring.metrics.distribution import Distance, fvd
@@ -24,6 +26,8 @@ from starring.run import Run
 
 PLAIN = "without"
 """Names the films without customization."""
+ONCE = "none, once for all subjects"
+"""Learning of methods that learn nothing for a subject."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +37,12 @@ class Cost:
     run: str
     """The run's name."""
     learning: float | None
-    """Seconds of learning, as the run's log has them."""
+    """Seconds of learning by the clock, over all parts of a run that was resumed; of runs that did not note it, those
+    of their log."""
+    learning_memory: int | None = None
+    """Most bytes that were held while it learned: by the GPU, or on a CPU by the process; ``None`` in older runs."""
+    once: bool = False
+    """Whether nothing was learned for this subject, since the method learned once for all."""
     size: int
     """Bytes of what was learned."""
     filming: float | None
@@ -42,6 +51,16 @@ class Cost:
     """The same without."""
     memory: int | None
     """Most bytes that a GPU held while filming with customization; ``None`` on a CPU."""
+
+    @property
+    def learned(self) -> str:
+        """Seconds of learning in words."""
+        return ONCE if self.once else "–" if self.learning is None else f"{self.learning:,.1f} s"
+
+    @property
+    def slower(self) -> float | None:
+        """How many times as long a film takes as one without."""
+        return self.filming / self.plain if self.filming and self.plain else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,15 +249,17 @@ def _kept(task: Task, shots: Sequence[Shot]) -> Kept | None:
 
 
 def _cost(run: Run, shots: Sequence[Shot]) -> Cost:
-    # A resumed run starts its clock again: every fall in the log is one such start.
+    # Older runs have only a log, and a resumed one starts its clock again: every fall is one such start.
     learning, last = 0.0, 0.0
     for entry in run.entries():
         learning += last if entry["seconds"] < last else 0.0
         last = entry["seconds"]
+    whole, once = cost_of(run), find(run.record.recipe.method).paired and not run.record.recipe.stages
     own = [shot for shot in shots if shot.run == run.name]
     peaks = [shot.memory for shot in own if shot.customized and shot.memory is not None]
     return Cost(
-        run=run.name, learning=learning + last or None, size=run.weights.stat().st_size,
+        run=run.name, learning=whole.seconds if whole else learning + last or None, size=run.weights.stat().st_size,
+        learning_memory=whole.memory if whole else None, once=once,
         filming=_mean([shot.seconds for shot in own if shot.customized]),
         plain=_mean([shot.seconds for shot in own if not shot.customized]), memory=max(peaks, default=None),
     )  # fmt: skip
@@ -258,21 +279,32 @@ def _costs(costs: Sequence[Cost], kept: Mapping[str, Kept], by: Mapping[str, str
 
     rows = [
         (
-            cost.run, _seconds(cost.learning), f"{cost.size / 1024:,.0f} KB", _seconds(cost.filming),
-            _seconds(cost.plain), "–" if cost.memory is None else f"{cost.memory / 2**30:.2f} GB", moved(cost.run),
+            cost.run, cost.learned, gigabytes(cost.learning_memory), f"{cost.size / 1024:,.0f} KB",
+            _seconds(cost.filming), _seconds(cost.plain), "–" if cost.slower is None else f"{cost.slower:.2f}",
+            gigabytes(cost.memory), moved(cost.run),
         )
         for cost in costs
     ]  # fmt: skip
     note = (
-        "Seconds as measured when each film was made; they compare on one machine only. Motion kept: flow of the "
+        "Seconds by the clock, of learning with all that is prepared for it and over all parts of a run that was "
+        "resumed, of films as each was made; they compare on one machine only. Memory of learning is the GPU's, or on "
+        "a CPU that of the process. Motion kept: flow of the "
         "fastest 5 % of the pixels, with over without customization, same prompts and seeds, and "
         "its 95 % bootstrap interval."
     )
     return Table(
         title="Cost, and motion that was kept",
-        columns=("run", "learning", "size", "film", "film without", "GPU memory", "motion kept"),
+        columns=(
+            "run", "learning", "learning memory", "size", "film", "film without", "ratio", "GPU memory of films",
+            "motion kept",
+        ),
         rows=tuple(rows), notes=(note,),
     )  # fmt: skip
+
+
+def gigabytes(value: int | None) -> str:
+    """Bytes in words."""
+    return "–" if value is None else f"{value / 2**30:.2f} GB"
 
 
 def _seconds(value: float | None) -> str:

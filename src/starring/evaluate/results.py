@@ -9,6 +9,7 @@ from pathlib import Path
 from starring.data.files import write_text
 from starring.errors import StarringError
 from starring.evaluate.ask import Evaluation
+from starring.evaluate.board import ONCE, gigabytes
 from starring.metrics.catalogue import legend, short
 from starring.metrics.comparison import interval
 from starring.metrics.leaderboard import Standing, board, duels
@@ -81,21 +82,29 @@ def _spent(evaluation: Evaluation) -> Table:
         by = dict.fromkeys(short(evaluation.board.kept_by[cost.run]) for cost in own if cost.run in kept)
         rows.append(
             (
-                label, _mean([c.learning for c in own], " s"), _mean([c.filming for c in own], " s"),
-                _mean([c.plain for c in own], " s"), _mean([c.size / 1024 for c in own], " KB"),
+                label, ONCE if all(c.once for c in own) else _mean([c.learning for c in own], " s"),
+                gigabytes(max((c.learning_memory for c in own if c.learning_memory is not None), default=None)),
+                _mean([c.filming for c in own], " s"), _mean([c.plain for c in own], " s"),
+                _mean([c.slower for c in own], "", 2), _mean([c.size / 1024 for c in own], " KB"),
                 " ".join([_share(shares), *by]),
             )
         )  # fmt: skip
+    note = (
+        "Means over runs, memory at most, motion with its 95 % bootstrap interval. Seconds by the clock of the machine "
+        "that made them, of learning with all that is prepared for it; memory on a CPU is that of the process."
+    )
     return Table(
         title="Cost, and motion that was kept",
-        columns=("method", "learning", "film", "film without", "size", "motion kept"), rows=tuple(rows),
-        notes=("Means over runs, motion with its 95 % bootstrap interval. Seconds of the machine that made them.",),
+        columns=(
+            "method", "learning", "learning memory", "film", "film without", "ratio", "size", "motion kept",
+        ),
+        rows=tuple(rows), notes=(note,),
     )  # fmt: skip
 
 
-def _mean(values: Sequence[float | None], unit: str) -> str:
+def _mean(values: Sequence[float | None], unit: str, digits: int = 1) -> str:
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):,.1f}{unit}" if known else "–"
+    return f"{sum(known) / len(known):,.{digits}f}{unit}" if known else "–"
 
 
 def _share(values: Sequence[float]) -> str:

@@ -32,6 +32,7 @@ from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.learn.choice import FOLDER, Chooser, Validation
 from starring.learn.clips import clips_of, lasting, recorded, seer_of, shown
+from starring.learn.cost import noted
 from starring.learn.guards import Stop, guarded, own_randomness, seed_all
 from starring.learn.identity import identity_of, written_out
 from starring.learn.loop import Loop
@@ -120,9 +121,11 @@ def learn(
         tell(Progress(phase="check", run=run.folder))
         if not recipe.stages:
             return _at_once(run, method, accelerator, tell)
-        with run.locked() if accelerator.is_main_process else contextlib.nullcontext():
-            chooser = _chooser(run, validation)
-            hear = guarded(tell, stop, run)
+        with contextlib.ExitStack() as stack:
+            if accelerator.is_main_process:
+                stack.enter_context(run.locked())
+                tell = stack.enter_context(noted(run, backbone.device, tell))
+            chooser, hear = _chooser(run, validation), guarded(tell, stop, run)
             if pairs is not None:
                 bank = encoded(run, pairs, backbone, method, recipe, accelerator, hear)
             else:
