@@ -166,13 +166,16 @@ def test_protocols(judge: Judge) -> None:
     assert scores["motion"].protocol == "mean; dis(medium); 48x40x6 at 8 fps"
     assert scores["steadiness"].protocol == "vbench flicker, 8 bit, no static filter; 48x40x6 at 8 fps"
     assert len({short(score.protocol) for score in scores.values()}) == len({s.protocol for s in scores.values()})
-    sized = {"motion", "motion_top", "steadiness", "smoothness"}
-    for other in (
-        judge.score(film(frames=5), PROMPT, references),
-        judge.score(film(), PROMPT, references, fps=12),
-        judge.score(film(height=32), PROMPT, references),
+    sized, first = {"motion", "motion_top", "steadiness", "smoothness"}, {"subject", "background"}
+    neighbours = {"consistency_clip", "consistency_dino"}
+    for other, changed in (
+        (judge.score(film(frames=5), PROMPT, references), sized | first),
+        (judge.score(film(), PROMPT, references, fps=12), sized | first | neighbours),
+        (judge.score(film(height=32), PROMPT, references), sized),
     ):
-        assert {key for key in scores if other[key].protocol != scores[key].protocol} == sized
+        assert {key for key in scores if other[key].protocol != scores[key].protocol} == changed
+        temporal = {key for key in scores if METRICS[key].temporal}
+        assert changed <= temporal
 
 
 def test_ceiling_is_the_references_against_each_other(judge: Judge) -> None:

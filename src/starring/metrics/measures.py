@@ -107,13 +107,16 @@ def _clip_t(eyes: Eyes, look: Look, asked: Asked) -> Measured:
 def _neighbours(encoder: PictureEncoder | None, look: Look) -> Measured:
     if encoder is None:
         return None
-    return consistency(look.vectors(encoder)), f"cosine of neighbours; {encoder.protocol}"
+    return consistency(look.vectors(encoder)), f"cosine of neighbours at {look.fps:g} fps; {encoder.protocol}"
 
 
 def _vbench(encoder: PictureEncoder | None, look: Look) -> Measured:
     if encoder is None:
         return None
-    return vbench_consistency(look.vectors(encoder)), f"vbench first and neighbour, by film; {encoder.protocol}"
+    shape = f"{len(look.frames)} frames at {look.fps:g} fps"
+    return vbench_consistency(
+        look.vectors(encoder)
+    ), f"vbench first and neighbour, by film; {shape}; {encoder.protocol}"
 
 
 def _steadiness(_eyes: Eyes, look: Look, _asked: Asked) -> Measured:
