@@ -62,7 +62,7 @@ def build(world: World) -> Case:
             for layer, kept in zip(method._attached, read, strict=True):
                 layer.kept = kept
             method._read_for = place.photograph, x.shape[2]
-            return method._beside(own, x, t, text, place.photograph, None, biased=True)
+            return method._beside(own, x, t, text, place.photograph, None, method.bias(own, t))
 
     def plain() -> Tensor:
         with torch.no_grad():
@@ -73,7 +73,7 @@ def build(world: World) -> Case:
             return own.predict(x, t, text, reference)
 
     with method.attached(own), torch.no_grad():
-        method._beside(own, x, t, text, place.photograph, None, biased=True)
+        method._beside(own, x, t, text, place.photograph, None, method.bias(own, t))
         read = [layer.kept for layer in method._attached]
     made, peer = cached(), dense()
     return Case(
