@@ -14,7 +14,7 @@ import pytest
 from starring.ablate import Ablation, Progress, Row, ablate, rows_of
 from starring.ablate.told import mean
 from starring.backbones.base import Backbone
-from starring.config import Recipe, Reward
+from starring.config import Data, Recipe, Reward
 from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.evaluate.shots import Shot
@@ -85,6 +85,7 @@ def test_declared_rows_change_options_that_exist(name: str, tiny: Backbone) -> N
     for row in rows_of(name):
         assert set(row.options) <= set(METHODS[name].config_type.__dataclass_fields__)
         replace(tiny.sample, **row.sample)
+        replace(Data(), **row.data)
 
 
 @pytest.mark.slow
@@ -199,8 +200,9 @@ def test_a_file_of_somebody_else_is_not_written_over(
 
 
 def test_what_cannot_be_done_is_said_first(
-    tiny: Backbone, subjects: list[Subject], judge: Judge, tmp_path: Path
+    tiny: Backbone, subjects: list[Subject], judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(METHODS["vcd"], "ablation", {})
     with pytest.raises(StarringError, match=r"'vcd' declares no component table\. These do: .*bridgeiv"):
         rows_of("vcd")
     with pytest.raises(StarringError, match="Did you mean 'bridgeiv'"):

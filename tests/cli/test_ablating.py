@@ -46,7 +46,7 @@ def test_what_is_asked_for_wrongly_is_one_line(
     starring: Starring, tiny_folder: Path, eyes: Path, photographs: Path, suite: Path
 ) -> None:
     words = asked(tiny_folder, eyes, photographs, suite)
-    refused(starring("ablate", "vcd", *words[2:]), "'vcd' declares no component table", "bridgeiv")
+    refused(starring("ablate", "vdc", *words[2:]), "Did you mean 'vcd'")
     refused(starring(*words, "--reward", "iteration=1"), "Did you mean 'iterations'")
     refused(starring(*words, "--class-word", "dog", "cat"), "There are 2 class words for 1 subjects")
 

@@ -152,9 +152,10 @@ def _learned(
 
     more: dict[str, Any] = {**given, "on_progress": told}
     begun, own = runs / f"{subject.name}-{method}", set(row.options) & find(method).shaping
-    if own:
+    if own or row.data:
         begun, recipe = begun.with_name(f"{begun.name}-{slug(row.name)}"), recipe or recipe_for(method, backbone)
-        recipe = replace(recipe, options={**recipe.options, **{key: row.options[key] for key in own}})
+        options = {**recipe.options, **{key: row.options[key] for key in own}}
+        recipe = replace(recipe, options=options, data=replace(recipe.data, **row.data))
     if not (begun / "config.json").is_file():
         return learn(method, subject, backbone, recipe, runs, name=begun.name, **more)
     if recipe is not None and more["tokens"] is None:

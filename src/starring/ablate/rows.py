@@ -21,6 +21,8 @@ class Row:
     """Which components are on."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it changes in the run's options; if learning depends on any of them, it is learned for itself."""
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it changes in what is learned from (:class:`starring.config.Data`); then it is learned for itself."""
     sample: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it changes in how films are drawn."""
     reward: Reward | None = None
@@ -46,7 +48,8 @@ def rows_of(
         raise StarringError(f"'{method}' declares no component table. These do: {some or 'none'}.")
     return tuple(
         Row(
-            name=name, options=changes.get("options", {}), sample=changes.get("sample", {}),
+            name=name, options=changes.get("options", {}), data=changes.get("data", {}),
+            sample=changes.get("sample", {}),
             reward=options_of(reward, recipe.reward if recipe else None) if changes.get("reward") else None,
         )
         for name, changes in declared.items()
@@ -73,9 +76,9 @@ def distinct(
     if not find(method).shaping:
         return tuple(rows), {}
     options, alike = (recipe or recipe_for(method, backbone)).options, dict[str, int]()
+    choices = [build(method, backbone, {**options, **row.options}).choices for row in rows]
     keys = [
-        repr([build(method, backbone, {**options, **row.options}).choices, dict(row.sample), row.reward])
-        for row in rows
+        repr([own, dict(row.data), dict(row.sample), row.reward]) for own, row in zip(choices, rows, strict=True)
     ]  # fmt: skip
     for i, key in enumerate(keys):
         alike[key] = 0 if key == keys[0] else i

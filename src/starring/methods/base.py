@@ -123,8 +123,9 @@ class Method(nn.Module, ABC):
     """The module that holds low-rank changes of the denoiser's layers by name (``/`` for dots), where these and the
     words in ``rows`` are all that is learned."""
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """The rows of the paper's component table: what each changes in the run's ``options`` and in the ``sample``, and
-    with which ``reward`` (:class:`starring.config.Reward`) its films are optimised. The first is the baseline."""
+    """The rows of the paper's component table: what each changes in the run's ``options``, in its ``data`` and in the
+    ``sample``, and with which ``reward`` (:class:`starring.config.Reward`) its films are optimised. The first is the
+    baseline."""
     columns: ClassVar[tuple[str, ...]] = ("clip_t", "clip_i", "dino_i")
     """The scores of that table, in the paper's order."""
     shaping: ClassVar[frozenset[str]] = frozenset()

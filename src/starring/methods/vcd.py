@@ -96,6 +96,16 @@ PAPER = Recipe(
 )
 
 
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "VCD": {},
+    "without masks": {"data": {"masks": False}},
+    "one word": {"options": {"vectors": 1}},
+    "without the noise prior": {"options": {"correlation": 0.0}},
+    "none of these": {"data": {"masks": False}, "options": {"vectors": 1, "correlation": 0.0}},
+}
+"""Each of the three parts (sections 4.1 and 4.2) left out, and all of them: words of textual inversion."""
+
+
 def with_steps(recipe: Recipe, steps: int, source: str) -> Recipe:
     """``recipe`` with another number of optimiser steps in its only stage."""
     (stage,) = recipe.stages
@@ -111,6 +121,9 @@ class VCD(Worded):
     title = "Magic-Me: Identity-Specific Video Customized Diffusion"
     config_type = VCDConfig
     embedding = "rows"
+    ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
+    columns = ("identity", "dino_i", "clip_i", "clip_t", "consistency_dino", "motion_top")
+    shaping = frozenset({"vectors"})
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(
         {
             "vcd": PAPER,
