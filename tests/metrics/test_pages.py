@@ -9,11 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from starring.backbones.base import Backbone
 from starring.data.video import write_video
 from starring.metrics.ballot import Duel, ballot_page
 from starring.metrics.report import Chapter, Pair, Picture, Screen, html
-from tests.browser import opened
+from starring.metrics.suite import load_judge
+from tests.browser import chromium, opened
 from tests.metrics.test_report import report
+from tests.perception.tiny_eyes import tiny_eyes
+from tests.test_evaluate import PROMPTS, finished, judged
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,23 @@ def test_the_report_opens_without_a_complaint(film: bytes, tmp_path: Path) -> No
     dom, said = opened(page, tmp_path)
     assert said == []
     assert '<button id="theme" type="button">' in dom, "the script has shown the switch between light and dark"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No '.*' was found")
+def test_a_leaderboards_own_report_opens_without_a_complaint(tmp_path: Path, tiny: Backbone) -> None:
+    """As `evaluate` writes it: films that were made, encoded and scored, contact sheets, tables of two methods."""
+    chromium()
+    runs = [finished(tmp_path, tiny, "rex", 0), finished(tmp_path, tiny, "tom", 1)]
+    judge = load_judge(str(tiny_eyes(tmp_path / "eyes")))
+    asked = {"seeds": (0,), "suite": PROMPTS[:1], "labels": ["vcd", "other"], "sample": {"steps": 1}}
+    found = judged(runs, tiny, judge, **asked)
+    dom, said = opened(found.report, tmp_path)
+    assert said == []
+    assert '<button id="theme" type="button">' in dom
+    assert dom.count("<video") == len(found.shots)
+    assert "Methods side by side" in dom
+    assert all(row.protocol.replace("&", "&amp;") in dom for row in found.rows)
 
 
 @pytest.mark.slow
