@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,25 @@ def table(results: Sequence[Result]) -> Table:
     return made
 
 
+def kept_cases(out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The cases of a file that was measured alike.
+
+    Raises:
+        StarringError: if it was measured by another suite, seed, number of rounds, machine or library.
+    """
+    before = json.loads(out.read_text(encoding="utf-8"))
+
+    def lasting(values: Mapping[str, Any]) -> dict[str, Any]:
+        machine = {key: value for key, value in values["machine"].items() if key not in ("load", "day")}
+        return json.loads(json.dumps({**{key: values[key] for key in ("suite", "seed", "rounds")}, **machine}))
+
+    then, now = lasting(before), lasting(about)
+    changed = [f"{key} {then.get(key)} and now {now[key]}" for key in now if then.get(key) != now[key]]
+    if changed:
+        raise StarringError(f"{out} was measured otherwise: {'; '.join(changed)}. Write into another file.")
+    return before["cases"]
+
+
 def main(
     suite: Suite = "cpu", only: tuple[str, ...] = (), rounds: int = 15, seed: int = 0, out: Path | None = None
 ) -> None:
@@ -71,7 +90,8 @@ def main(
         only: some cases, such as P7, P12 (in all sizes) or P12.16.
         rounds: how often each variant is timed.
         seed: of all random numbers.
-        out: write everything as JSON. Cases that it already holds are kept, so a run goes on where it was stopped.
+        out: write everything as JSON. Cases that it already holds are kept, so a run goes on where it was stopped; a
+            file of another suite, seed, number of rounds or machine is refused.
     """
     chosen = [name for name in CASES if not only or name in only or name.partition(".")[0] in only]
     for name in only:
@@ -79,7 +99,7 @@ def main(
             raise unknown("case", name, CASES)
     place = world(suite, seed)
     about = {"machine": machine(place), "suite": suite, "seed": seed, "rounds": rounds}
-    kept: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))["cases"] if out and out.is_file() else {}
+    kept: dict[str, Any] = kept_cases(out, about) if out is not None and out.is_file() else {}
     results: list[Result] = []
     for name in chosen:
         if name in kept:

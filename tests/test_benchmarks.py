@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.__main__ import kept_cases, machine
 from benchmarks.cases import (
     CASES,
     biased,
@@ -25,6 +28,7 @@ from benchmarks.counters import flops, largest
 from benchmarks.harness import AGAIN, Case, Goal, added, measured, ratio, timed
 from benchmarks.models import World
 from starring.backbones.base import Backbone
+from starring.errors import StarringError
 from starring.perception.encoders import load_clip
 from tests.perception.tiny_eyes import tiny_clip
 
@@ -133,3 +137,16 @@ def test_every_case_has_a_bar_and_a_name() -> None:
     assert all(name.startswith("P") for name in CASES)
     files = {path.stem for path in (Path(__file__).parents[1] / "benchmarks" / "cases").glob("*.py")} - {"__init__"}
     assert len(files) == len({name.partition(".")[0] for name in CASES}), "every file is registered"
+
+
+def test_files_of_other_measurements_are_not_mixed(place: World, tmp_path: Path) -> None:
+    """Load and day may differ, as when a run goes on; suite, seed, rounds, machine and libraries may not."""
+    about: dict[str, Any] = {"machine": machine(place), "suite": "cpu", "seed": 0, "rounds": 15}
+    out, cases = tmp_path / "b.json", {"P12.16": {"goals": []}}
+    later = {**about["machine"], "load": 9.9, "day": "2000-01-01"}
+    out.write_text(json.dumps({**about, "machine": later, "cases": cases}))
+    assert kept_cases(out, about) == cases
+    for key, value in (("suite", "gpu"), ("seed", 1), ("rounds", 5), ("machine", {**later, "processor": "another"})):
+        out.write_text(json.dumps({**about, key: value, "cases": cases}))
+        with pytest.raises(StarringError, match=r"measured otherwise: (processor|suite|seed|rounds) "):
+            kept_cases(out, about)

@@ -104,6 +104,11 @@ def test_dynamic_degree_at_vbenchs_thresholds(
         assert dynamic(flow, frames) is expected
 
 
+def test_a_still_film_never_moves() -> None:
+    for frames in range(2, 20):
+        assert not dynamic(torch.zeros(frames - 1, 2, 16, 16), frames)
+
+
 def test_dynamic_degree_at_other_rates() -> None:
     assert [stride(fps) for fps in (4, 8, 11, 12, 13, 16, 24, 30)] == [1, 1, 1, 2, 2, 2, 3, 4]
     flow = torch.full((3, 2, 64, 64), 1.5)  # 2.12 pixels long: above 1.5, below 3

@@ -135,7 +135,8 @@ def _dynamic(eyes: Eyes, look: Look, _asked: Asked) -> Measured:
     if eyes.flow is None or taken < 2:
         return None
     moves = dynamic(look.flow(eyes.flow, every), taken, look.fps)
-    return float(moves), f"vbench top 5 % above 6 min(H, W) / 256 in n / 4 pairs at 8 fps; {eyes.flow.protocol}"
+    rule = "vbench top 5 % above 6 min(H, W) / 256 in n / 4 pairs, one at least, at 8 fps"
+    return float(moves), f"{rule}; {eyes.flow.protocol}"
 
 
 def _motion(eyes: Eyes, look: Look, _asked: Asked) -> Measured:

@@ -181,7 +181,8 @@ def dynamic(flow: Tensor, frames: int, fps: float = RATE) -> bool:
     """VBench's dynamic degree of one film: whether it moves at all (arXiv 2311.17982, released code).
 
     A pair moves if the mean of its longest 5 % of displacements exceeds 6 max(1, 8 / fps) min(H, W) / 256; a film moves
-    if at least round(4 frames / 16) pairs do, ties rounded to even. The degree of a set is the share of its films that
+    if at least round(4 frames / 16) pairs do, ties rounded to even, and one at least: of two frames the released code
+    asks for no pair, so that a still film would move. The degree of a set is the share of its films that
     move. VBench takes every :func:`stride`-th frame and uses RAFT with 20 iterations.
 
     Args:
@@ -196,7 +197,7 @@ def dynamic(flow: Tensor, frames: int, fps: float = RATE) -> bool:
     if fps <= 0:
         raise StarringError(f"A film's rate must be above 0 frames a second, not {fps:g}.")
     threshold = 6 * max(1.0, RATE / fps) * min(flow.shape[-2:]) / 256
-    return int((_strongest(flow, 0.05) > threshold).sum()) >= round(4 * frames / 16)
+    return int((_strongest(flow, 0.05) > threshold).sum()) >= max(1, round(4 * frames / 16))
 
 
 def static(flow: Tensor, ends: Tensor, frames: int) -> bool:

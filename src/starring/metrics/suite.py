@@ -27,7 +27,7 @@ __all__ = ["IDENTITY", "JUDGES", "METRICS", "Judge", "Look", "Metric", "Referenc
 
 T = TypeVar("T")
 
-FORMULAS = 4
+FORMULAS = 5
 """Raised whenever a score's formula changes: kept results of other formulas are computed again."""
 RATE = 8.0
 """Frames a second where nothing else is said."""
