@@ -65,7 +65,7 @@ class Ablate(Machine):
         """Learn, film, score, and show the table."""
         from starring.ablate import Progress, ablate, rows_of
         from starring.data.motion import Motion
-        from starring.evaluate.contest import usual_backbone
+        from starring.methods import usual_backbone
 
         reward = pairs(self.reward)
         rows_of(self.method, reward=reward)  # what cannot be done is told before gigabytes are loaded

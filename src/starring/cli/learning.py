@@ -151,7 +151,7 @@ class Learn(Machine):
 
     def _new(self, watched: Preview | None) -> Run:
         from starring.data.motion import Motion
-        from starring.evaluate.contest import usual_backbone
+        from starring.methods import usual_backbone
         from starring.learn import learn
         from starring.methods import find
         from starring.run import Run

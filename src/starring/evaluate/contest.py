@@ -24,7 +24,6 @@ from starring.evaluate.entrants import Backbones, Motions, Terms, cast_of, learn
 from starring.evaluate.wishes import settings_of, usual_eyes
 from starring.learn import Progress as LearnProgress
 from starring.methods import METHODS, OWN_WORLD, find, recipe_for
-from starring.methods import usual_backbone as usual_backbone
 from starring.metrics.protocols import Protocol, protocol_of
 from starring.metrics.suite import Judge, load_judge
 from starring.run import Run
