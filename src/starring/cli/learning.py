@@ -151,9 +151,8 @@ class Learn(Machine):
 
     def _new(self, watched: Preview | None) -> Run:
         from starring.data.motion import Motion
-        from starring.methods import usual_backbone
         from starring.learn import learn
-        from starring.methods import find
+        from starring.methods import find, usual_backbone
         from starring.run import Run
 
         self._check()
