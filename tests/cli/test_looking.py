@@ -141,9 +141,10 @@ def test_the_demonstration_as_a_newcomer_runs_it(tmp_path: Path) -> None:
 
 
 def commands() -> list[str]:
-    """Every command line that the pages show."""
+    """Every command line that the pages show, one that goes on over several lines as a whole."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    lines = [line.strip() for page in pages for line in page.read_text().splitlines()]
+    texts = [re.sub(r"\\\n\s*", "", page.read_text()) for page in pages]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
     return sorted({line for line in lines if re.match(r"starring [a-z]+ ", line)})
 
 
