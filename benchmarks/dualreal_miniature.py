@@ -36,7 +36,6 @@ from starring.config import Recipe, to_json
 from starring.data.files import write_json
 from starring.data.motion import Motion
 from starring.data.prompts import plain
-from starring.data.video import write_video
 from starring.evaluate.shots import Ledger, Order, Studio, as_pixels
 from starring.generate.films import fingerprint
 from starring.methods import recipe
@@ -44,7 +43,7 @@ from starring.metrics.motion import course_likeness, flow_magnitude_top, trail
 from starring.metrics.protocols import Protocol
 from starring.metrics.statistics import estimate
 from starring.metrics.suite import Judge, References, load_judge
-from starring.miniature import album, world
+from starring.miniature import album, showing, world
 from starring.miniature.captions import MOTION_WORDS, SCENE_WORDS
 from starring.miniature.scenes import SCENES
 from starring.miniature.shapes import CLASSES, PEOPLE
@@ -82,32 +81,16 @@ def unseen_scenes(who: world.Identity) -> list[str]:
     return [scene for scene in SCENES if scene not in shown]
 
 
-def rendered(who: world.Identity, scene: str, motion: str, frames: int, seed: int) -> tuple[Tensor, list[Tensor]]:
-    """Somebody really doing it: pixels ``1 3 F H W`` in [-1, 1] and exact masks, each ``H W``."""
-    film = world.film(world.stage(who, scene, motion, "normal", 1, seed), frames)
-    pixels = torch.from_numpy(np.stack([frame.image for frame in film])).permute(3, 0, 1, 2)[None] / 127.5 - 1
-    return pixels, [torch.from_numpy(frame.mask) for frame in film]
-
-
 def clips_of(who: world.Identity, motion: str, folder: Path, backbone: Backbone) -> Clips:
-    """Six clips of others, none of the subject's class, each in another scene of those that are not filmed."""
-    place = folder / "clips" / f"{who.kind}-{who.seed}-{motion}"
-    place.mkdir(parents=True, exist_ok=True)
-    kinds = [kind for kind in CLASSES if kind != who.kind]
-    scenes = [scene for scene in SCENES if scene not in unseen_scenes(who)]
-    prompts, ways, speeds = list[str](), list[Tensor](), list[float]()
-    for i, scene in enumerate(scenes):
-        rng = np.random.default_rng([i, MOTIONS.index(motion)])
-        other = world.identity(world.training_seed(rng), kinds[i])
-        pixels, masks = rendered(other, scene, motion, backbone.sample.frames, i)
-        if not (path := place / f"{i}.mp4").exists():
-            write_video(path, pixels, fps=backbone.sample.fps)
-        way = trail(masks)
+    """Clips of others, none of the subject's class, in scenes that are not filmed."""
+    place, words, sample = folder / "clips" / f"{who.kind}-{who.seed}-{motion}", phrase(motion), backbone.sample
+    ways, speeds = list[Tensor](), list[float]()
+    for _, film in showing.films(who.kind, who.seed, words, sample.frames):
+        way = trail([torch.from_numpy(frame.mask) for frame in film])
         assert way is not None  # whoever is rendered is seen
-        prompts.append(f"a {other.kind} {phrase(motion)}")
         ways.append(way)
-        speeds.append(flow_magnitude_top(DIS()(to_unit(pixels)[0].transpose(0, 1))))
-    (place / "prompts.txt").write_text("\n".join(prompts) + "\n")
+        speeds.append(flow_magnitude_top(DIS()(to_unit(showing.pixels(film))[0].transpose(0, 1))))
+    showing.kept(place, who.kind, who.seed, words, sample.frames, sample.fps)
     return Clips(motion=Motion.read(place), ways=ways, speed=float(np.mean(speeds)))
 
 
@@ -163,7 +146,8 @@ def really(who: world.Identity, motion: str, known: References, clips: Clips, cr
     """Scores of the subject itself doing it where it is filmed, which no film can be expected to exceed."""
     found: Films = []
     for i, scene in enumerate(unseen_scenes(who)):
-        pixels, _ = rendered(who, scene, motion, crew.backbone.sample.frames, 1000 + i)
+        shot = world.stage(who, scene, motion, "normal", 1, 1000 + i)
+        pixels = showing.pixels(world.film(shot, crew.backbone.sample.frames))
         said = f"a {who.kind} {phrase(motion)} {SCENE_WORDS[scene][0]}"
         scores = crew.judge.score(pixels[0], said, known, class_word=who.kind)
         found.append({key: score.value for key, score in scores.items()} | moves(pixels, who.kind, clips, crew.judge))

@@ -15,8 +15,8 @@ from starring.data.subject import Subject
 from starring.errors import Interrupted, StarringError
 from starring.evaluate import Evaluation, contest, read_subjects
 from starring.evaluate.board import PLAIN
-from starring.evaluate.contest import OnProgress, Progress
 from starring.evaluate.entrants import own_world
+from starring.evaluate.progress import OnProgress, Progress
 from starring.metrics.suite import Judge, load_judge
 from tests.data.pictures import RedFinder, album
 from tests.perception.tiny_eyes import tiny_eyes

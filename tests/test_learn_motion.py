@@ -122,6 +122,26 @@ def test_the_controller_learns_in_steps_of_one_kind(
         assert moved == (kind == only and new_rate(after) > 0)
 
 
+def test_zeros_for_the_other_side_leave_it_to_decay_and_old_moments(
+    run: Run, home: Path, dit: Backbone, tmp_path: Path
+) -> None:
+    """Its running mean of gradients shrinks by the first beta, and nothing new comes in (D3)."""
+    subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")
+    recipe = small(dit, home / "clip")
+    recipe = replace(recipe, options={**recipe.options, "resting": "zero"})
+    found = learn("dualreal", subject, dit, recipe, tmp_path, motion=motion)
+    names = [name for name, _ in build("dualreal", dit, dict(recipe.options)).named_parameters()]
+    kinds, seen = [next(iter(entry["parts"])) for entry in found.entries()], 0
+    for (before, after), kind in zip(pairwise(found.checkpoints()), kinds[1:], strict=True):
+        old, new = named_moments(before, names), named_moments(after, names)
+        for name in set(old) & set(new):
+            if name.startswith("blender") or (".identity." in name) == (kind == "identity"):
+                continue
+            torch.testing.assert_close(new[name]["exp_avg"], 0.9 * old[name]["exp_avg"])
+            seen += bool(old[name]["exp_avg"].any())
+    assert seen
+
+
 def test_the_coin_can_lean_more_and_more(run: Run, home: Path, dit: Backbone, tmp_path: Path) -> None:
     """From photographs alone, nearly, to clips alone; what the coin says depends on the step only (D1)."""
     subject, motion = Subject.from_folder(home / "rex", "dog"), Motion.read(home / "running")

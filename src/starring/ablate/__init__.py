@@ -11,8 +11,9 @@ table in one folder, each with other subjects; the call with all of them then fi
 
 from __future__ import annotations
 
-from starring.ablate.ask import Progress, ablate
+from starring.ablate.ask import ablate
 from starring.ablate.rows import Row, rows_of
 from starring.ablate.told import Ablation
+from starring.evaluate.progress import Progress
 
 __all__ = ["Ablation", "Progress", "Row", "ablate", "rows_of"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from starring.data.motion import Motion
 from starring.data.subject import Subject, slug
 from starring.errors import Interrupted, StarringError
 from starring.evaluate.moves import clips_of, motions_of, prompts_of
+from starring.evaluate.progress import OnProgress, Progress, nobody
 from starring.evaluate.shots import Ledger, Order, Shot, Studio
 from starring.evaluate.wishes import Task, default_suite, find_judge, settings_of, tasks_of
 from starring.generate import Progress as FilmProgress
@@ -34,23 +35,6 @@ from starring.run import Run
 
 FILMS = "ablation"
 """Where a subject's films are, in its run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Where the work stands."""
-
-    part: str
-    """``learn`` or ``film``."""
-    done: float
-    """Steps learned, or films made (with the part of the one at work)."""
-    total: float
-    """Of this subject's learning, or of all films."""
-    what: str
-    """The subject, or row, subject and prompt at work."""
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def ablate(
@@ -100,7 +84,7 @@ def ablate(
         raise StarringError(f"Seeds must be different whole numbers from 0, at least one; not {list(seeds)}.")
     settings, home = settings_of(sample), Path(folder).expanduser()
     check_results(home)
-    backbone, tell = backbone or load_backbone(), on_progress or _nobody
+    backbone, tell = backbone or load_backbone(), on_progress or nobody
     if rows is None:
         chosen = rows_of(method, recipe or recipe_for(method, backbone))
     chosen, same = distinct(method, chosen, backbone, recipe)
@@ -242,7 +226,3 @@ def _filmed(
             f"Stopped after {done} of {len(orders)} films, which are kept. The same command goes on from there."
         ) from error
     return shots
-
-
-def _nobody(_: Progress) -> None:
-    """Nobody listens."""

@@ -89,7 +89,7 @@ class Evaluate(Machine):
 
     def _contest(self, eyes: dict[str, str]) -> Evaluation:
         from starring.evaluate import contest
-        from starring.evaluate.contest import Progress as Held
+        from starring.evaluate.progress import Progress as Held
         from starring.evaluate.results import fill, markers
 
         if self.learned:

@@ -6,8 +6,8 @@ recipes were made for, in the bundled world for the suites about that world.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from starring.data.subject import Subject, slug
 from starring.errors import StarringError, unknown
 from starring.evaluate.ask import Evaluation, Loader, evaluate, require_real
 from starring.evaluate.entrants import Backbones, Motions, Terms, cast_of, learned, own_world, require_ready
+from starring.evaluate.progress import OnProgress, Progress, nobody
 from starring.evaluate.wishes import settings_of, usual_eyes
 from starring.learn import Progress as LearnProgress
 from starring.methods import METHODS, OWN_WORLD, find, recipe_for
@@ -30,23 +31,6 @@ from starring.run import Run
 
 ABOUT = "contest.json"
 """Who took part, on what, and how it was filmed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Where the work stands."""
-
-    part: str
-    """``learn`` or ``film``."""
-    done: float
-    """Steps learned of the run at work, or films made."""
-    total: float
-    """There is to do in it."""
-    what: str
-    """The run, or the film at work."""
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def contest(
@@ -98,7 +82,7 @@ def contest(
     _checked(seeds, train or {})
     preset = protocol_of(protocol or "starring")
     cast = cast_of(known, subjects, limit, home / "photographs")
-    tell = on_progress or _nobody
+    tell = on_progress or nobody
     terms = Terms(
         runs=home / "runs", motions=Motions(known, cast, motion, home / "clips"), recipes=recipes or {},
         train=train or {}, segmenter=segmenter,
@@ -224,7 +208,3 @@ def _checked(seeds: Sequence[int], train: Mapping[str, Any]) -> None:
     for key in train:
         if key not in known:
             raise unknown("training setting", key, known)
-
-
-def _nobody(_: Progress) -> None:
-    """Nobody listens."""

@@ -216,6 +216,9 @@ class Loop:
                     )
                 if not losses.void:
                     self.accelerator.backward(losses.total / t.accumulate)
+                for parameter in self.method.stills(batch):
+                    if parameter.grad is not None:
+                        parameter.grad.zero_()
             void = void or losses.void
             total += value / t.accumulate
             for name, part in losses.parts.items():

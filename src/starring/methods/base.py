@@ -221,6 +221,10 @@ class Method(nn.Module, ABC):
         """Parameters that a step on this batch leaves as they are, bit for bit; none unless a method says otherwise."""
         return ()
 
+    def stills(self, batch: Batch) -> Iterable[nn.Parameter]:
+        """Parameters whose gradient in a step on this batch is zero: decay and old moments still move them."""
+        return ()
+
     def idle(self) -> Iterable[nn.Parameter]:
         """Parameters that no output depends on, and no stage learns: there for the sake of a paper's file layout."""
         return ()

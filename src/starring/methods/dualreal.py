@@ -196,7 +196,6 @@ class DualReal(Method):
         timestep."""
         self._view = View()
         self._folded: dict[str, Folded] = {}
-        self._masks: list[Any] = []
         self._read: WeakKeyDictionary[nn.Module, dict[str, Text]] = WeakKeyDictionary()
 
     @property
@@ -347,21 +346,26 @@ class DualReal(Method):
 
     def rests(self, batch: Batch) -> Iterable[nn.Parameter]:
         """The other side's adapters (eq. 4): no gradient, no decay, no moment of theirs; unless D2 and D3 say other."""
-        alone, other = ("motion", "identity") if batch.motion else ("identity", "motion")
-        for mask in self._masks:
-            mask.remove()
-        if self.config.resting == "zero":
-            self._masks = [p.register_hook(torch.zeros_like) for p in self.side(other)]
+        alone, other = _sides(batch)
         idle = self.blender is not None and self.config.controller_learns not in ("both", alone)
         return [
             *(self.side(other) if self.config.resting == "none" else ()),
             *(self.blender.parameters() if self.blender is not None and idle else ()),
         ]
 
+    def stills(self, batch: Batch) -> Iterable[nn.Parameter]:
+        """The other side's adapters, where D3 is read so."""
+        return self.side(_sides(batch)[1]) if self.config.resting == "zero" else ()
+
     def side(self, which: str) -> list[nn.Parameter]:
         """Adapters of ``identity`` or of ``motion``, whose are the images as well."""
         parts = ("identity",) if which == "identity" else ("motion", "condition")
         return [p for pair in self.adapters.values() for part in parts for p in pair.get_submodule(part).parameters()]
+
+
+def _sides(batch: Batch) -> tuple[str, str]:
+    """The side that a step on a batch is for, and the other one."""
+    return ("motion", "identity") if batch.motion else ("identity", "motion")
 
 
 def grouped(blocks: int, groups: int | None) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from starring.data.files import write_folder
 from starring.data.video import write_video
@@ -19,7 +21,7 @@ CLIPS = 6
 
 
 def motion_of(words: str) -> str:
-    """The motion that words name.
+    """The motion that words name; one that the miniature never saw has its own name alone.
 
     Raises:
         StarringError: if this world knows no such words, with those it knows.
@@ -27,11 +29,40 @@ def motion_of(words: str) -> str:
     for motion, wordings in MOTION_WORDS.items():
         if words in wordings:
             return motion
-    raise unknown("motion in the bundled world", words, [wordings[0] for wordings in MOTION_WORDS.values()])
+    if words in world.UNSEEN_MOTIONS:
+        return words
+    known = [*(wordings[0] for wordings in MOTION_WORDS.values()), *world.UNSEEN_MOTIONS]
+    raise unknown("motion in the bundled world", words, known)
+
+
+def films(kind: str, seed: int, words: str, frames: int) -> Iterator[tuple[world.Identity, list[world.Frame]]]:
+    """Others, none of the subject's class, each with a film in another scene of the subject's photographs.
+
+    Args:
+        kind: the subject's class.
+        seed: its seed.
+        words: names the motion.
+        frames: of each film.
+
+    Raises:
+        StarringError: if this world knows no such motion.
+    """
+    motion = motion_of(words)
+    scenes = [shot.scene for shot in album.shots(world.identity(seed, kind), CLIPS)]
+    kinds = [other for other in CLASSES if other != kind]
+    for i, scene in enumerate(scenes):
+        rng = np.random.default_rng([seed, i, [*MOTION_WORDS, *world.UNSEEN_MOTIONS].index(motion)])
+        other = world.identity(world.training_seed(rng), kinds[i])
+        yield other, world.film(world.stage(other, scene, motion, "normal", 1, int(rng.integers(1 << 40))), frames)
+
+
+def pixels(film: Sequence[world.Frame]) -> Tensor:
+    """A rendered film as ``1 3 F H W`` in [-1, 1]."""
+    return torch.from_numpy(np.stack([frame.image for frame in film])).permute(3, 0, 1, 2)[None] / 127.5 - 1
 
 
 def kept(folder: Path, kind: str, seed: int, words: str, frames: int, fps: float) -> Path:
-    """Clips of others, none of the subject's class, in the scenes of its photographs, each with its prompt.
+    """:func:`films` as clips, each with its prompt.
 
     Args:
         folder: where to; written whole or not at all, and never twice.
@@ -44,21 +75,16 @@ def kept(folder: Path, kind: str, seed: int, words: str, frames: int, fps: float
     Raises:
         StarringError: if this world knows no such motion.
     """
-    motion = motion_of(words)
+    motion_of(words)
     if folder.exists():
         return folder
-    scenes = [shot.scene for shot in album.shots(world.identity(seed, kind), CLIPS)]
-    kinds = [other for other in CLASSES if other != kind]
 
     def fill(part: Path) -> None:
-        for i, scene in enumerate(scenes):
-            rng = np.random.default_rng([seed, i, list(MOTION_WORDS).index(motion)])
-            other = world.identity(world.training_seed(rng), kinds[i])
-            film = world.film(world.stage(other, scene, motion, "normal", 1, int(rng.integers(1 << 40))), frames)
-            pixels = torch.from_numpy(np.stack([frame.image for frame in film])).permute(3, 0, 1, 2)[None]
-            write_video(part / f"{i}.mp4", pixels / 127.5 - 1, fps=fps)
-        lines = [f"a {other} {words}\n" for other in kinds[: len(scenes)]]
-        (part / "prompts.txt").write_text("".join(lines), encoding="utf-8")
+        said = list[str]()
+        for i, (other, film) in enumerate(films(kind, seed, words, frames)):
+            write_video(part / f"{i}.mp4", pixels(film), fps=fps)
+            said.append(f"a {other.kind} {words}\n")
+        (part / "prompts.txt").write_text("".join(said), encoding="utf-8")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_folder(folder, fill)
