@@ -21,6 +21,7 @@ from benchmarks.cases import (
     propagation,
     reference,
     reward,
+    rewarded,
     tokens,
     training,
 )
@@ -131,6 +132,14 @@ def test_the_noise_has_its_covariance() -> None:
 def test_encoding_in_every_step_costs_operations(place: World) -> None:
     case = training.build(place)
     assert case.counters["times more operations when encoding"] > 1
+
+
+def test_one_step_and_one_frame_give_the_film_s_gradient(place: World) -> None:
+    """How many operations that saves depends on the network's size; see tests/methods/test_personalvideo.py."""
+    counters = rewarded.build(place).counters
+    assert counters["relative error of the gradient"] < 1e-4
+    assert counters["times more operations through the film"] > 1
+    assert counters["times more than from a kept start"] > counters["times more operations through the film"]
 
 
 def test_every_case_has_a_bar_and_a_name() -> None:

@@ -15,6 +15,7 @@ from benchmarks.cases import (
     propagation,
     reference,
     reward,
+    rewarded,
     tokens,
     training,
 )
@@ -28,6 +29,7 @@ CASES: dict[str, Callable[[World], Case]] = {
     "P7": propagation.build,
     "P8": overwriting.build,
     "P9": reward.build,
+    "P10": rewarded.build,
     "P11": tokens.build,
     **{f"P12.{frames}": partial(noise.build, frames=frames) for frames in noise.LENGTHS},
     "P13": training.build,

@@ -10,7 +10,12 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.nn.functional import cosine_similarity
 
+from starring.backbones.base import Backbone
+from starring.diffusion.sampling import trajectory
+from starring.methods.base import Batch
+from starring.methods.personalvideo import PersonalVideo
 from starring.perception.encoders import CLIP
+from starring.perception.jitter import jitter
 from starring.reward.ascent import Objective, average, shrunk
 
 
@@ -44,6 +49,32 @@ def reward_gradient(clean: Callable[[Tensor], Tensor], objective: Objective, z1:
     seen = objective.encoder.images(pixels * sight.film[:, None])
     (gradient,) = torch.autograd.grad(latent + (seen @ sight.photographs.T).mean(), leaf)
     return gradient
+
+
+def film_gradient(
+    method: PersonalVideo, backbone: Backbone, batch: Batch, parameters: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """PersonalVideo's gradient through all sampling steps, with every frame decoded and one of them looked at."""
+    c, identity, dice = method.config, batch.identity, batch.generator
+    assert identity is not None
+    (prompt,) = method.simulated()
+    torch.randint(1, (), generator=dice)  # which of the one prompt's starts
+    side, device = backbone.sample.height, backbone.device
+    shape = backbone.latent_shape(backbone.sample.frames, side, side)
+    with method.attached(backbone):
+        with torch.no_grad():
+            text = backbone.encode_text([method.prompt(prompt)])
+        x = torch.randn(1, *shape, generator=dice).to(device).requires_grad_()
+        predict: Callable[[Tensor, Tensor], Tensor] = lambda x, t: method.predict(backbone, x, t, text)  # noqa: E731
+        for step in trajectory(predict, backbone.scheduler(), x, c.steps, generator=dice):
+            x = step.x
+        frames = (backbone.decode_video(x)[0].transpose(0, 1).clamp(-1, 1) + 1) / 2
+        number = int(torch.randperm(len(frames), generator=dice)[0])
+        target = identity.references[torch.randint(len(identity.references), (), generator=dice)]
+        crops, _ = identity.eyes.crop(frames[number : number + 1])
+        worn = jitter(crops, dice, flip=c.flip, colour=c.colour, hue=c.hue)
+        likeness = identity.eyes.encoder.images(worn)[0] @ target.to(device)
+        return torch.autograd.grad(1 - likeness + c.penalty * method.penalty(), list(parameters))
 
 
 def four_scripts(clip: CLIP, frames: Tensor, references: Tensor, prompt: str) -> list[float]:
