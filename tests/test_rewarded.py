@@ -17,7 +17,8 @@ from starring.backbones.base import Backbone
 from starring.config import Recipe
 from starring.errors import StarringError
 from starring.evaluate import Films, Plan
-from starring.evaluate.validation import rewarded, weights_of, who
+from starring.evaluate.taught import unfair, weights_of, who
+from starring.evaluate.validation import rewarded
 from starring.evaluate.wishes import other_eyes
 from starring.learn import learn, loop, resume, voids
 from starring.learn.choice import Trial, Verdict, alarms, trials_of
@@ -202,6 +203,20 @@ def test_no_network_judges_what_it_taught(tmp_path: Path) -> None:
     assert who(knowing) == "face"
     with pytest.raises(StarringError, match="another network than the reward's"):
         who(knowing, taught(judge.dino))
+
+
+def test_a_table_says_whose_scores_are_rewards(tiny: Backbone, tmp_path: Path) -> None:
+    """The run's record names who rewarded it; another encoder's scores are not spoken of."""
+    judge, own = load_judge(str(tiny_eyes(tmp_path / "eyes"))), eyes("value", range(0))
+    run = learn("personalvideo", subject(), tiny, small(2), tmp_path, segmenter=Ellipse(), eyes=own)
+    assert Run.open(run.folder).record.rewarded == (own.encoder.id,)
+    assert unfair(judge, [run]) == []
+    by_dino = replace(run, record=replace(run.record, rewarded=(judge.dino.id,)))
+    (said,) = unfair(judge, [run, by_dino])
+    assert said.startswith(f"DINO-I is by {judge.dino.id}")
+    assert run.name in said
+    by_clip = replace(run, record=replace(run.record, rewarded=(judge.dino.id, judge.clip.id)))
+    assert [each.partition(" is by ")[0] for each in unfair(judge, [by_clip])] == ["DINO-I", "CLIP-I", "CLIP-T"]
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ class Record:
     """The corpus, of a run that learned from pairs; its subject is then nobody in particular."""
     segmenter: SegmenterRecord | None = None
     """Who cuts the subject out; ``None`` if nobody does, and in older runs."""
+    rewarded: tuple[str, ...] = ()
+    """The encoders, each with a fingerprint of its weights, that gave the reward of rewarded stages."""
     dtype: str | None = None
     """Precision of the backbone, such as ``float32``; ``None`` in older runs."""
     libraries: Mapping[str, str] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from starring.errors import Interrupted, StarringError
 from starring.evaluate.board import Board, judged, real_films
 from starring.evaluate.page import page
 from starring.evaluate.shots import Ledger, Order, Shot, Studio
+from starring.evaluate.taught import unfair
 from starring.evaluate.wishes import Task, find_judge, find_runs, home_of, settings_of, tasks_of
 from starring.generate import Progress as FilmProgress
 from starring.methods import build
@@ -234,7 +235,8 @@ def told(
     rows = all_rows(measured)
     together = judged(tasks, found.shots, judge, ledger, real)
     notes = (
-        *together.notes, *found.notes, *apart, *unlike(found.shots), *_unseen(judge), *_warnings(judge, tasks, rows)
+        *together.notes, *found.notes, *apart, *unlike(found.shots), *_unseen(judge), *_warnings(judge, tasks, rows),
+        *unfair(judge, [task.run for task in tasks]),
     )  # fmt: skip
     shown = [*((row.metric, row.protocol) for row in rows), *together.columns]
     runs = [{"name": task.run.name, "label": task.label, "prompts": task.prompts} for task in tasks]

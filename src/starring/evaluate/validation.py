@@ -17,6 +17,7 @@ from starring.data.files import write_json
 from starring.data.subject import Subject
 from starring.errors import StarringError
 from starring.evaluate.shots import Ledger, Order, Shot, Studio
+from starring.evaluate.taught import weights_of, who
 from starring.evaluate.wishes import bundled, other_eyes, settings_of
 from starring.generate import Progress as FilmProgress
 from starring.learn.choice import FOLDER, Verdict
@@ -170,32 +171,6 @@ def usual_prompts(run: Run, class_word: str) -> list[str]:
     """The first prompt and the middle one of the suite that suits the run's backbone."""
     found = suites.suite("miniature" if bundled(run) else "vcd", class_word)
     return [found[i * len(found) // PROMPTS] for i in range(PROMPTS)]
-
-
-def who(judge: Judge, taught: str = "") -> str:
-    """The judge's score that best tells who it is: an identity encoder's, faces, or else DINO-I, or CLIP-I.
-
-    Args:
-        judge: who scores.
-        taught: fingerprint of weights that gave a reward (:func:`weights_of`); they do not judge what they taught.
-
-    Raises:
-        StarringError: if it has none.
-    """
-    eyes = judge.eyes
-    seeing = {"identity": eyes.identity, "face": eyes.faces, "dino_i": eyes.dino, "clip_i": eyes.clip}
-    for key, those in seeing.items():
-        if those is not None and key in judge.preset.metrics and not (taught and taught in those.protocol):
-            return key
-    raise StarringError(
-        "Checkpoints are chosen by identity, among others, as another network than the reward's sees it. Name a judge"
-        " that has DINO by --judge."
-    )
-
-
-def weights_of(identity: Identity) -> str:
-    """The fingerprint of the weights that reward, as it stands in every protocol of who looks through them."""
-    return identity.eyes.encoder.id.rpartition("@")[2]
 
 
 def rewarded(shots: Sequence[Shot], identity: Identity) -> float:

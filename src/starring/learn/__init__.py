@@ -116,7 +116,8 @@ def learn(
         # Told before there is a run, which keeps the photographs that it was begun with.
         identity = identity_of(subject, backbone, recipe, eyes, segmenter, tell)
         cut = cutter(segmenter, eye)
-        run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, cut, backbone, accelerator, start)
+        by = identity.encoders if identity is not None else ()
+        run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, cut, by, backbone, accelerator, start)
         method.load_state_dict(run.load_start(), strict=False)
         tell(Progress(phase="check", run=run.folder))
         if not recipe.stages:
@@ -339,7 +340,7 @@ def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
 
 def _new_run(
     runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, motion: Motion | None,
-    pairs: Pairs | None, cut: SegmenterRecord | None, backbone: Backbone, process: Accelerator,
+    pairs: Pairs | None, cut: SegmenterRecord | None, by: tuple[str, ...], backbone: Backbone, process: Accelerator,
     start: Mapping[str, Tensor],
 ) -> Run:  # fmt: skip
     made: list[Any] = [None]
@@ -347,7 +348,7 @@ def _new_run(
         record = Record(
             recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
             motion=MotionRecord.of(motion) if motion else None, pairs=PairsRecord.of(pairs) if pairs else None,
-            segmenter=cut, dtype=backbone.precision, libraries=libraries(),
+            segmenter=cut, rewarded=by, dtype=backbone.precision, libraries=libraries(),
         )  # fmt: skip
         made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record, start).folder)]
     if process.num_processes > 1:

@@ -263,6 +263,11 @@ class Identity:
     clip: CLIP | None = None
     """Says how well a frame shows its prompt, where that is rewarded too."""
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Who gives the rewards, each with a fingerprint of its weights."""
+        return (self.eyes.encoder.id, *((self.clip.id,) if self.clip is not None else ()))
+
 
 def known(eyes: IdentityEyes, pictures: Sequence[Tensor], names: Sequence[str], which: str = "") -> Identity:
     """A subject by its photographs.
