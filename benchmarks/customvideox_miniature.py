@@ -156,7 +156,7 @@ def table(rows: Sequence[Rows]) -> None:
 
 def main(
     count: int = 16, seeds: int = 1, steps: int = 25, development: bool = False, backbone: str = "miniature-dit",
-    tokens: Path | None = None, out: Path = Path("build/customvideox-miniature"),
+    tokens: Path | None = None, out: Path = Path("build/customvideox-miniature"), skip: int = 0,
 ) -> None:  # fmt: skip
     """Run the comparison.
 
@@ -168,6 +168,7 @@ def main(
         backbone: the second miniature, or a folder with one.
         tokens: a run that learned an adapter on pairs, instead of the one that ships.
         out: where everything goes.
+        skip: leave out so many of the first subjects, which another process films; without it all are found made.
     """
     loaded = load_backbone(backbone)
     protocol = Protocol(name="customvideox-miniature", source="CustomVideoX, section 4, in small", metrics=SCORES)
@@ -176,9 +177,9 @@ def main(
     state = f"{fingerprint(loaded)} {to_json(recipe('customvideox-miniature'))} {tokens and tokens.resolve()}"
     folder = out / hashlib.sha256(state.encode()).hexdigest()[:12]
     rows: dict[str, Rows] = {}
-    for who, subject in subjects(count, out / "photographs", development):
+    for who, subject in subjects(count, out / "photographs", development)[skip:]:
         rows[subject.name] = subject_rows(who, subject, folder, crew, tokens)
-        write_json(folder / "results.json", {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": rows})
+        write_json(folder / f"results-{skip}.json" if skip else folder / "results.json", {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": rows})
         table(list(rows.values()))
 
 
