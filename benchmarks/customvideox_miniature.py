@@ -179,7 +179,10 @@ def main(
     rows: dict[str, Rows] = {}
     for who, subject in subjects(count, out / "photographs", development)[skip:]:
         rows[subject.name] = subject_rows(who, subject, folder, crew, tokens)
-        write_json(folder / f"results-{skip}.json" if skip else folder / "results.json", {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": rows})
+        write_json(
+            folder / f"results-{skip}.json" if skip else folder / "results.json",
+            {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": rows},
+        )
         table(list(rows.values()))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from starring.backbones.base import PLACES, Backbone, Reference
 from starring.backbones.cogvideox import CogVideoX
 from starring.backbones.presets import load_backbone
+from starring.diffusion.multistep import CogVideoXMultistep
 from starring.diffusion.noise import white
 from starring.diffusion.sampling import sample
 from starring.errors import StarringError
@@ -267,7 +268,7 @@ def test_dpm_films_equal_those_of_the_stock_pipeline(steps: int, folder: Path) -
         "a red robot", guidance_scale=1.0, latents=noise.transpose(1, 2).clone(), output_type="latent",
         generator=torch.Generator().manual_seed(2), **(SIZE | {"num_inference_steps": steps}),
     ).frames.transpose(1, 2)  # fmt: skip
-    scheduler = backbone.multistep()
+    scheduler = CogVideoXMultistep.from_config(backbone.scheduler().config)
     with torch.no_grad():
         text = backbone.encode_text("a red robot")
         for _ in range(2):

@@ -348,14 +348,6 @@ class Backbone(ABC):
     def scheduler(self) -> Any:
         """A fresh diffusers scheduler each time; schedulers carry state."""
 
-    def multistep(self) -> Any:
-        """A fresh solver of second order for the same schedule, which remembers the step before.
-
-        Raises:
-            StarringError: if there is none for this backbone.
-        """
-        raise StarringError(f"{self.name} has no solver of second order. Film with its own sampler.")
-
     @abstractmethod
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """``(c, f, h, w)`` of a film's latents.

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from starring.backbones.base import Backbone, Moments, Reference, Text
 from starring.backbones.loading import load_cogvideox, load_part, local_folder, read_json
-from starring.backbones.multistep import CogVideoXMultistep
 from starring.backbones.positions import Rows, film_rows, joined_rows, reference_rows
 from starring.config import Sample, from_json, to_json
 from starring.diffusion.parametrization import Parametrization
@@ -357,13 +356,9 @@ class CogVideoX(Backbone):
         return [*self.denoiser.transformer_blocks, *found]
 
     def scheduler(self) -> Any:
-        """A fresh scheduler of the pipeline's kind; DDIM in place of DPM (see :meth:`multistep`)."""
+        """A fresh scheduler of the pipeline's kind; DDIM in place of DPM."""
         kind, config = self._scheduler
         return kind.from_config(config)
-
-    def multistep(self) -> Any:
-        """DPM; see the contract."""
-        return CogVideoXMultistep.from_config(self._scheduler[1])
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """``(c, f, h, w)`` of a film's latents; within :meth:`still` any number of frames, each by itself.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from starring.backbones.base import Backbone, Reference, Text
 from starring.config import Recipe
 from starring.data.prompts import mentioned
+from starring.diffusion.multistep import CogVideoXMultistep
 from starring.errors import StarringError, unknown
 from starring.layers.attach import swap
 from starring.layers.branches import FullRank, LowRank
@@ -77,12 +78,9 @@ class CustomVideoX(Method):
         return True
 
     def scheduler(self, backbone: Backbone) -> Any:
-        """DDIM, as in the paper, or DPM (C21).
-
-        Raises:
-            StarringError: if the backbone has none.
-        """
-        return backbone.multistep() if self.config.sampler == "dpm" else backbone.scheduler()
+        """DDIM, as in the paper, or DPM for the same schedule (C21)."""
+        usual = backbone.scheduler()
+        return CogVideoXMultistep.from_config(usual.config) if self.config.sampler == "dpm" else usual
 
     def picture_size(self, height: int, width: int) -> tuple[int, int]:
         """The film's own, unless another was chosen (C17)."""
