@@ -312,10 +312,8 @@ class Run:
         kept = [entry for entry in self.entries() if entry["step"] <= step]
         write_text(self.log, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
         for part in [*self.folder.glob(".*.part"), *self.folder.glob("*/.*.part")]:
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink(missing_ok=True)  # it may have lain in a folder that is gone now
+            # It may have lain in a folder that is gone now.
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -43,7 +43,7 @@ from starring.learn.progress import OnProgress, Preview, Progress, nobody
 from starring.learn.stages import require_backbones
 from starring.learn.words import taken_over
 from starring.methods import Method, build, find, recipe_for
-from starring.perception.identity import IdentityEyes
+from starring.perception.identity import Identity, IdentityEyes
 from starring.run import Photographs, Record, Run, libraries
 
 __all__ = ["Interrupted", "OnProgress", "Preview", "Progress", "Validation", "learn", "resume"]
@@ -115,9 +115,8 @@ def learn(
             start |= {"image": shown(subject, recipe, see())}
         # Told before there is a run, which keeps the photographs that it was begun with.
         identity = identity_of(subject, backbone, recipe, eyes, segmenter, tell)
-        cut = cutter(segmenter, eye)
-        by = identity.encoders if identity is not None else ()
-        run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, cut, by, backbone, accelerator, start)
+        run = run or _new_run(runs_dir, name, recipe, subject, motion, pairs, cutter(segmenter, eye), identity,
+                              backbone, accelerator, start)  # fmt: skip
         method.load_state_dict(run.load_start(), strict=False)
         tell(Progress(phase="check", run=run.folder))
         if not recipe.stages:
@@ -340,15 +339,16 @@ def _accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
 
 def _new_run(
     runs_dir: str | Path, name: str | None, recipe: Recipe, subject: Subject, motion: Motion | None,
-    pairs: Pairs | None, cut: SegmenterRecord | None, by: tuple[str, ...], backbone: Backbone, process: Accelerator,
-    start: Mapping[str, Tensor],
+    pairs: Pairs | None, cut: SegmenterRecord | None, identity: Identity | None, backbone: Backbone,
+    process: Accelerator, start: Mapping[str, Tensor],
 ) -> Run:  # fmt: skip
     made: list[Any] = [None]
     if process.is_main_process:
         record = Record(
             recipe=recipe, origin=dict(backbone.origin), family=backbone.family, subject=Photographs.of(subject),
             motion=MotionRecord.of(motion) if motion else None, pairs=PairsRecord.of(pairs) if pairs else None,
-            segmenter=cut, rewarded=by, dtype=backbone.precision, libraries=libraries(),
+            segmenter=cut, rewarded=identity.encoders if identity else (), dtype=backbone.precision,
+            libraries=libraries(),
         )  # fmt: skip
         made = [str(Run.create(runs_dir, name or f"{subject.name}-{recipe.method}", record, start).folder)]
     if process.num_processes > 1:
