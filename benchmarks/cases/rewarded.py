@@ -21,6 +21,14 @@ from tests.perception.tiny_identity import tiny_identity
 FRAMES = {"cpu": 16, "gpu": 8}
 """Gradient through all steps of sixteen frames of 512x512, all of them decoded, fits on no GPU."""
 
+FULL = (
+    Goal(what="times more operations through the film", sign=">=", bar=2.3),
+    Goal(what="times more than from a kept start", sign=">=", bar=5),
+    Goal(what="whole film / last step", sign=">=", bar=2.2),
+    Goal(what="whole film / kept start", sign=">=", bar=4.5),
+)
+"""What is to be reached at the size of Stable Diffusion 1.5; tests count its operations without a GPU."""
+
 
 def build(world: World) -> Case:
     """All forms give the same gradient: the adapter is closed in the first three of four steps.
@@ -62,10 +70,8 @@ def build(world: World) -> Case:
         },
         goals=(
             Goal(what="relative error of the gradient", sign="<=", bar=2e-2 if world.full else 1e-4),
-            Goal(what="times more operations through the film", sign=">=", bar=2.3),
-            Goal(what="times more than from a kept start", sign=">=", bar=5),
-            Goal(what="whole film / last step", sign=">=", bar=2.2),
-            Goal(what="whole film / kept start", sign=">=", bar=4.5),
+            # A small VAE costs next to nothing, so what fifteen frames less save shows at full size only.
+            *(FULL if world.full else ()),
         ),
     )  # fmt: skip
 
