@@ -42,9 +42,9 @@ def unfair(judge: Judge, runs: Sequence[Run]) -> list[str]:
     """A sentence for each score by weights that some of the runs were rewarded by."""
     found: list[str] = []
     for key, protocol in _seeing(judge).items():
-        teachers = {name: run.name for run in runs for name in run.record.rewarded if _fingerprint(name) in protocol}
+        teachers = {name for run in runs for name in run.record.rewarded if _fingerprint(name) in protocol}
         if key in judge.preset.metrics and teachers:
-            names = sorted({run.name for run in runs if set(run.record.rewarded) & set(teachers)})
+            names = sorted({run.name for run in runs if teachers & set(run.record.rewarded)})
             found.append(
                 f"{METRICS[key].title} is by {' and '.join(sorted(teachers))}, which gave the reward that"
                 f" {', '.join(names)} learned by: it says how well the reward was followed, and not how alike the films"
