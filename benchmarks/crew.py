@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from starring.backbones.base import Backbone
 from starring.config import Recipe
+from starring.data.files import write_json, write_text
 from starring.data.motion import Motion
 from starring.data.subject import Subject
 from starring.evaluate.shots import Shot
@@ -29,6 +33,37 @@ class Crew:
     judge: Judge
     steps: int
     seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The published scores of every film of a table, a file for each finished subject.
+
+    So a table can be checked and gone on with by others, who take what is there and film who is missing.
+    """
+
+    folder: Path
+
+    @classmethod
+    def under(cls, folder: Path, state: str, settings: Mapping[str, Any]) -> Scores:
+        """Where the scores of these settings lie, below a table's folder; those of others stay beside them.
+
+        Args:
+            folder: the table's.
+            state: whatever else the films depend on: weights and recipes.
+            settings: what a reader should know; written beside the scores.
+        """
+        digest = hashlib.sha256((state + json.dumps(settings, sort_keys=True)).encode()).hexdigest()[:12]
+        write_json(folder / digest / "settings.json", settings)
+        return cls(folder=folder / digest)
+
+    def of(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A subject's, made now unless they are there."""
+        place = self.folder / f"{name}.json"
+        if not place.exists():
+            # Rows keep their order, so the keys are not sorted.
+            write_text(place, json.dumps(make(), indent=1) + "\n")
+        return json.loads(place.read_text())
 
 
 def photographed(who: world.Identity, folder: Path) -> Subject:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from crew import Crew, cell, mean, unseen
+from crew import Crew, Scores, cell, mean, unseen
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -28,7 +28,6 @@ from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import to_json
 from starring.data.cutouts import cut_out, on_white
-from starring.data.files import write_json
 from starring.data.prompts import plain, suite
 from starring.data.subject import Subject
 from starring.evaluate.shots import Ledger, Order, Shot, Studio, as_pixels
@@ -156,7 +155,8 @@ def table(rows: Sequence[Rows]) -> None:
 
 def main(
     count: int = 16, seeds: int = 1, steps: int = 25, development: bool = False, backbone: str = "miniature-dit",
-    tokens: Path | None = None, out: Path = Path("build/customvideox-miniature"), skip: int = 0,
+    tokens: Path | None = None, out: Path = Path("build/customvideox-miniature"),
+    scores: Path = Path("benchmarks/scores/customvideox"), skip: int = 0,
 ) -> None:  # fmt: skip
     """Run the comparison.
 
@@ -168,6 +168,7 @@ def main(
         backbone: the second miniature, or a folder with one.
         tokens: a run that learned an adapter on pairs, instead of the one that ships.
         out: where everything goes.
+        scores: where the scores of the finished subjects lie; whoever is found there is not filmed again.
         skip: leave out so many of the first subjects, which another process films; without it all are found made.
     """
     loaded = load_backbone(backbone)
@@ -177,11 +178,12 @@ def main(
     state = f"{fingerprint(loaded)} {to_json(recipe('customvideox-miniature'))} {tokens and tokens.resolve()}"
     folder = out / hashlib.sha256(state.encode()).hexdigest()[:12]
     rows: dict[str, Rows] = {}
+    settings = {"seeds": seeds, "steps": steps, "judge": judge.protocol, "development": development}
+    published = Scores.under(scores, state, settings)
     for who, subject in subjects(count, out / "photographs", development)[skip:]:
-        rows[subject.name] = subject_rows(who, subject, folder, crew, tokens)
-        write_json(
-            folder / f"results-{skip}.json" if skip else folder / "results.json",
-            {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": rows},
+        rows[subject.name] = published.of(
+            subject.name,
+            lambda who=who, subject=subject: subject_rows(who, subject, folder, crew, tokens),
         )
         table(list(rows.values()))
 

@@ -12,7 +12,8 @@ A film's *trajectory* is the correlation of the way that the subject's middle ta
 ways in the clips, whose masks are exact. Identity is told against six photographs that nobody learned from, and what of
 it is *recovered* between the base model and the ceiling, the subject really rendered doing what the prompt says. *Both*
 is the product of the two, below by zero cut off. Runs are finished one after the other, and what was made is kept, so
-that it goes on where it was stopped and the table holds whoever is finished.
+that it goes on where it was stopped and the table holds whoever is finished. The scores of all films lie in
+``benchmarks/scores``: whoever is found there is not learned again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from crew import Crew, cell, learned, mean, photographed, told, unseen
+from crew import Crew, Scores, cell, learned, mean, photographed, told, unseen
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -33,7 +34,6 @@ from torch import Tensor
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.config import Recipe, to_json
-from starring.data.files import write_json
 from starring.data.motion import Motion
 from starring.data.prompts import plain
 from starring.evaluate.shots import Ledger, Order, Studio, as_pixels
@@ -217,6 +217,7 @@ def table(title: str, subjects: Sequence[Sequence[Mapping[str, Films]]]) -> None
 def main(
     subjects: int = 6, seeds: int = 2, steps: int = 25, train_steps: int | None = None, development: bool = False,
     backbone: str = "miniature-dit", out: Path = Path("build/dualreal-miniature"),
+    scores: Path = Path("benchmarks/scores/dualreal"), skip: int = 0,
 ) -> None:  # fmt: skip
     """Run the comparison.
 
@@ -228,6 +229,8 @@ def main(
         development: take the subjects that settings may be chosen on, not the held-out ones.
         backbone: the second miniature, or a folder with one.
         out: where everything goes.
+        scores: where the scores of the finished subjects lie.
+        skip: leave out so many of the first subjects, which another process makes; without it all are found made.
     """
     loaded = load_backbone(backbone)
     protocol = Protocol(name="dualreal-miniature", source="DualReal, section 4, in small", metrics=SCORES)
@@ -237,9 +240,11 @@ def main(
     state = f"{fingerprint(loaded)} {to_json(dict(recipes))}"
     folder = out / hashlib.sha256(state.encode()).hexdigest()[:12]
     found: dict[str, dict[str, dict[str, Films]]] = {}
-    for who in cast(subjects, development):
-        found[f"{who.kind}-{who.seed}"] = subject_rows(who, folder, crew, recipes)
-        write_json(folder / "results.json", {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": found})
+    settings = {"seeds": seeds, "steps": steps, "judge": judge.protocol, "development": development}
+    published = Scores.under(scores, state, settings)
+    for who in cast(subjects, development)[skip:]:
+        name = f"{who.kind}-{who.seed}"
+        found[name] = published.of(name, lambda who=who: subject_rows(who, folder, crew, recipes))
         for motion in MOTIONS:
             table(f"{motion}: {len(found)}", [[rows[motion]] for rows in found.values()])
         table(f"all motions: {len(found)}", [list(rows.values()) for rows in found.values()])

@@ -9,7 +9,8 @@ word. Identity is told by the encoder that rewards nothing, against six photogra
 learned from; the ceiling is the subject really rendered doing what the prompt says. Since no likeness sees what is
 painted over the scene, the share of the background that stays as in the films of the words alone is told as well. No
 checkpoint is chosen: the last one is filmed. Subjects are finished one after the other, and what was made is kept, so
-that it goes on where it was stopped and the table holds whoever is finished.
+that it goes on where it was stopped and the table holds whoever is finished. The scores of all films lie in
+``benchmarks/scores``: whoever is found there is not learned again.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
-from crew import Crew, cell, learned, mean, photographed, told, unseen
+from crew import Crew, Scores, cell, learned, mean, photographed, told, unseen
 from rich.console import Console
 from rich.table import Table
 from vcd_miniature import real_films
 
 from starring.backbones.presets import load_backbone
 from starring.config import Recipe, to_json
-from starring.data.files import write_json
 from starring.data.prompts import plain, suite
 from starring.evaluate.shots import Ledger, Order, Shot, Studio, as_pixels
 from starring.generate.films import fingerprint
@@ -186,7 +186,8 @@ def table(title: str, rows: Sequence[Mapping[str, Sequence[Mapping[str, float]]]
 
 def main(
     people: int = 6, others: int = 6, seeds: int = 2, steps: int = 25, development: bool = False,
-    out: Path = Path("build/personalvideo-miniature"),
+    out: Path = Path("build/personalvideo-miniature"), scores: Path = Path("benchmarks/scores/personalvideo"),
+    skip: int = 0,
 ) -> None:  # fmt: skip
     """Run the comparison.
 
@@ -197,6 +198,8 @@ def main(
         steps: denoising steps of each film.
         development: take the subjects that settings may be chosen on, not the held-out ones.
         out: where everything goes.
+        scores: where the scores of the finished subjects lie.
+        skip: leave out so many of the first subjects, which another process makes; without it all are found made.
     """
     protocol = Protocol(name="personalvideo-miniature", source="PersonalVideo, section 5.3, in small", metrics=SCORES)
     judge = load_judge("miniature", protocol=protocol, eyes={"identity": "miniature-score", "segmenter": "miniature"})
@@ -204,9 +207,11 @@ def main(
     state = f"{fingerprint(crew.backbone)} {to_json({k: v.recipe for k, v in ways().items()})}"
     folder = out / hashlib.sha256(state.encode()).hexdigest()[:12]
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for who in cast(people, others, development):
-        rows[f"{who.kind}-{who.seed}"] = subject_rows(who, folder, crew)
-        write_json(folder / "results.json", {"seeds": seeds, "steps": steps, "judge": judge.protocol, "rows": rows})
+    settings = {"seeds": seeds, "steps": steps, "judge": judge.protocol, "development": development}
+    published = Scores.under(scores, state, settings)
+    for who in cast(people, others, development)[skip:]:
+        name = f"{who.kind}-{who.seed}"
+        rows[name] = published.of(name, lambda who=who: subject_rows(who, folder, crew))
         groups = {
             "persons": [row for name, row in rows.items() if name.split("-")[0] in PEOPLE],
             "others": [row for name, row in rows.items() if name.split("-")[0] not in PEOPLE],
