@@ -54,6 +54,7 @@ class Scores:
             settings: what a reader should know; written beside the scores.
         """
         digest = hashlib.sha256((state + json.dumps(settings, sort_keys=True)).encode()).hexdigest()[:12]
+        (folder / digest).mkdir(parents=True, exist_ok=True)
         write_json(folder / digest / "settings.json", settings)
         return cls(folder=folder / digest)
 

@@ -71,8 +71,8 @@ class Clips:
 
 
 def phrase(motion: str) -> str:
-    """How a prompt names it; what nobody knows by its name, which means nothing to the miniature."""
-    return MOTION_WORDS[motion][0] if motion in MOTION_WORDS else motion
+    """How a prompt names it; what the miniature never saw, by words that mean no motion to it."""
+    return MOTION_WORDS[motion][0] if motion in MOTION_WORDS else world.UNSEEN_MOTIONS[motion]
 
 
 def unseen_scenes(who: world.Identity) -> list[str]:
@@ -249,7 +249,7 @@ def main(
             table(f"{motion}: {len(found)}", [[rows[motion]] for rows in found.values()])
         table(f"all motions: {len(found)}", [list(rows.values()) for rows in found.values()])
     verdict(
-        [rows[world.UNSEEN_MOTIONS[0]] for rows in found.values()], [list(rows.values()) for rows in found.values()]
+        [rows[next(iter(world.UNSEEN_MOTIONS))] for rows in found.values()], [list(rows.values()) for rows in found.values()]
     )
 
 

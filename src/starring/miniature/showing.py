@@ -21,7 +21,7 @@ CLIPS = 6
 
 
 def motion_of(words: str) -> str:
-    """The motion that words name; one that the miniature never saw has its own name alone.
+    """The motion that words name, whether the miniature ever saw it or not.
 
     Raises:
         StarringError: if this world knows no such words, with those it knows.
@@ -29,9 +29,10 @@ def motion_of(words: str) -> str:
     for motion, wordings in MOTION_WORDS.items():
         if words in wordings:
             return motion
-    if words in world.UNSEEN_MOTIONS:
-        return words
-    known = [*(wordings[0] for wordings in MOTION_WORDS.values()), *world.UNSEEN_MOTIONS]
+    for motion, wording in world.UNSEEN_MOTIONS.items():
+        if words == wording:
+            return motion
+    known = [*(wordings[0] for wordings in MOTION_WORDS.values()), *world.UNSEEN_MOTIONS.values()]
     raise unknown("motion in the bundled world", words, known)
 
 

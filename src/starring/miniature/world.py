@@ -24,8 +24,9 @@ OVERSAMPLE = 4
 FRAMES = 16
 """Frames of a film."""
 MOTIONS = ("left", "right", "jumping", "turning", "growing", "still")
-UNSEEN_MOTIONS = ("circling",)
-"""Motions that no training and no caption shows: they can only be learned from clips."""
+UNSEEN_MOTIONS = {"circling": "moving around"}
+"""Motions that no training and no caption shows: they can only be learned from clips. Each with words for it, which the
+miniatures read but which name no motion that they know."""
 PATTERNS = ("plain", "spots", "stripes", "patch", "belly")
 UNIT = {"close": 0.44, "normal": 0.34, "far": 0.17}
 """Half the size of a subject, as a share of the frame, in each view."""
