@@ -24,6 +24,7 @@ from benchmarks.models import World
 
 CASES: dict[str, Callable[[World], Case]] = {
     "P1": reference.build,
+    "P2": partial(reference.build, side=2),
     "P3": biased.build,
     "P6": blended.build,
     "P7": propagation.build,

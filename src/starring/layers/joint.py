@@ -54,19 +54,23 @@ class _Merged(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, backend: str, bias: Tensor | Measure, query: Tensor, *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        used = kernel(query, backend)
-        made = [used.forward(query, key, value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
-        sums: list[Tensor] = [each[1] for each in made]
-        shift = (bias if isinstance(bias, Tensor) else bias(sums)).to(sums[0])
-        sums[-1] = sums[-1] + shift
-        out, total, weight = made[0][0], sums[0], None
-        for (far, *_), far_sum in zip(made[1:], sums[1:], strict=True):
-            weight = torch.sigmoid(far_sum - total)
+        used, groups = kernel(query, backend), list(zip(parts[::2], parts[1::2], strict=True))
+        out, total, *rest = used.forward(query, *groups[0])
+        sums, rests, weight, far, shift = [total], [rest], total, out, total
+        for key, value in groups[1:]:
+            del far  # its memory is the next one's
+            far, own, *rest = used.forward(query, key, value)
+            sums.append(own)
+            rests.append(rest)
+            if len(sums) == len(groups):  # only now, when all sums are known; what came before is merged and gone
+                shift = (bias if isinstance(bias, Tensor) else bias(sums)).to(own)
+                own = own + shift
+            weight = torch.sigmoid(own - total)
             out.lerp_(far, weight.unsqueeze(-1).to(out.dtype))  # nobody else has it
-            total = torch.logaddexp(total, far_sum)
+            total = torch.logaddexp(total, own)
         learned = isinstance(bias, Tensor) and bias.requires_grad
-        ctx.save_for_backward(query, *parts, out, total, shift, *((weight, made[-1][0]) if learned else ()))
-        ctx.rest, ctx.kind = [each[2:] for each in made], bias.dtype if isinstance(bias, Tensor) else None
+        ctx.save_for_backward(query, *parts, out, total, shift, *((weight, far) if learned else ()))
+        ctx.rest, ctx.kind = rests, bias.dtype if isinstance(bias, Tensor) else None
         ctx.used = used  # what is enabled when backward runs may be another kernel
         return out
 

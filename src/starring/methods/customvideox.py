@@ -41,7 +41,6 @@ class CustomVideoX(Method):
         "CustomVideoX: 3D Reference Attention Driven Dynamic Adaptation for Zero-Shot Customized Video Diffusion"
         " Transformers"
     )
-    state = "experimental: no film of a trained adapter has been measured yet"
     config_type = CustomVideoXConfig
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)

@@ -16,7 +16,7 @@ from starring.miniature import album, world
 from starring.miniature.captions import MOTION_WORDS
 from starring.miniature.shapes import CLASSES
 
-CLIPS = 6
+CLIPS = 12
 """Of one motion."""
 
 
@@ -49,11 +49,12 @@ def films(kind: str, seed: int, words: str, frames: int) -> Iterator[tuple[world
         StarringError: if this world knows no such motion.
     """
     motion = motion_of(words)
-    scenes = [shot.scene for shot in album.shots(world.identity(seed, kind), CLIPS)]
+    scenes = [shot.scene for shot in album.shots(world.identity(seed, kind))]
     kinds = [other for other in CLASSES if other != kind]
-    for i, scene in enumerate(scenes):
+    for i in range(CLIPS):
+        scene = scenes[i % len(scenes)]
         rng = np.random.default_rng([seed, i, [*MOTION_WORDS, *world.UNSEEN_MOTIONS].index(motion)])
-        other = world.identity(world.training_seed(rng), kinds[i])
+        other = world.identity(world.training_seed(rng), kinds[i % len(kinds)])
         yield other, world.film(world.stage(other, scene, motion, "normal", 1, int(rng.integers(1 << 40))), frames)
 
 
