@@ -13,7 +13,7 @@ from starring.data.files import write_folder
 from starring.data.video import write_video
 from starring.errors import unknown
 from starring.miniature import album, world
-from starring.miniature.captions import MOTION_WORDS
+from starring.miniature.captions import MOTION_WORDS, SCENE_WORDS, describe
 from starring.miniature.shapes import CLASSES
 
 CLIPS = 12
@@ -36,8 +36,11 @@ def motion_of(words: str) -> str:
     raise unknown("motion in the bundled world", words, known)
 
 
-def films(kind: str, seed: int, words: str, frames: int) -> Iterator[tuple[world.Identity, list[world.Frame]]]:
-    """Others, none of the subject's class, each with a film in another scene of the subject's photographs.
+def films(kind: str, seed: int, words: str, frames: int) -> Iterator[tuple[str, list[world.Frame]]]:
+    """What others do, none of the subject's class: films in the scenes of the subject's photographs, with captions.
+
+    A caption says who moves how and where, and then what else there is to say of who it is, so that only the motion is
+    left to be learned.
 
     Args:
         kind: the subject's class.
@@ -55,7 +58,9 @@ def films(kind: str, seed: int, words: str, frames: int) -> Iterator[tuple[world
         scene = scenes[i % len(scenes)]
         rng = np.random.default_rng([seed, i, [*MOTION_WORDS, *world.UNSEEN_MOTIONS].index(motion)])
         other = world.identity(world.training_seed(rng), kinds[i % len(kinds)])
-        yield other, world.film(world.stage(other, scene, motion, "normal", 1, int(rng.integers(1 << 40))), frames)
+        shot = world.stage(other, scene, motion, "normal", 1, int(rng.integers(1 << 40)))
+        name, noun, more = describe(other, rng, 1.0).partition(f" {other.kind}")
+        yield f"{name}{noun} {words} {SCENE_WORDS[scene][0]}{more}", world.film(shot, frames)
 
 
 def pixels(film: Sequence[world.Frame]) -> Tensor:
@@ -83,9 +88,9 @@ def kept(folder: Path, kind: str, seed: int, words: str, frames: int, fps: float
 
     def fill(part: Path) -> None:
         said = list[str]()
-        for i, (other, film) in enumerate(films(kind, seed, words, frames)):
-            write_video(part / f"{i}.mp4", pixels(film), fps=fps)
-            said.append(f"a {other.kind} {words}\n")
+        for i, (caption, film) in enumerate(films(kind, seed, words, frames)):
+            write_video(part / f"{i:02d}.mp4", pixels(film), fps=fps)
+            said.append(f"{caption}\n")
         (part / "prompts.txt").write_text("".join(said), encoding="utf-8")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
