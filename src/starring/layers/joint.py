@@ -105,9 +105,9 @@ def entity_map(query: Tensor, key: Tensor, weight: Tensor, total: Tensor) -> Ten
         ``b n`` float32, without gradient.
     """
     with torch.no_grad():
-        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        share = (logits.float() - total.float().unsqueeze(-1)).exp()
-        return (share * weight[:, None, None].to(share)).sum(-1).mean(1)
+        logits = key @ query.transpose(-1, -2) * query.shape[-1] ** -0.5  # rows of queries, which are many
+        share = (logits.float() - total.float().unsqueeze(-2)).exp()
+        return (share * weight[:, None, :, None].to(share)).sum(-2).mean(1)
 
 
 def stretched(maps: Tensor, frames: int) -> Tensor:
