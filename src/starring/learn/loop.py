@@ -126,7 +126,12 @@ class Loop:
         for parameter in self.method.parameters():
             parameter.requires_grad_(any(parameter is p for p in own))
         t = stage.train
-        optimizer = torch.optim.AdamW(own, lr=t.learning_rate, betas=t.betas, eps=t.eps, weight_decay=t.weight_decay)
+        shares = {id(p): self.method.rate(p) for p in own}
+        groups = [
+            {"params": [p for p in own if shares[id(p)] == share], "lr": share * t.learning_rate}
+            for share in dict.fromkeys(shares.values())
+        ]
+        optimizer = torch.optim.AdamW(groups, betas=t.betas, eps=t.eps, weight_decay=t.weight_decay)
         place = Place(
             stage=index, step=step, generator=seeded(t.seed, "stage", index, rank),
             optimizer=self.accelerator.prepare_optimizer(optimizer), scheduler=_schedule(optimizer, t),

@@ -251,6 +251,10 @@ class Method(nn.Module, ABC):
             StarringError: if the method has no such stage, with the nearest name.
         """
 
+    def rate(self, parameter: nn.Parameter) -> float:
+        """The learning rate of one of :meth:`learns`, as a share of the recipe's."""
+        return 1.0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlainConfig:

@@ -78,6 +78,8 @@ class DualRealConfig:
     controller_learns: str = "both"
     """In which steps the controller learns: in ``both`` kinds (released code), or only in those on the ``identity`` or
     on the ``motion`` (D2)."""
+    controller_rate: float = 1.0
+    """The controller's learning rate as a share of the adapters'."""
     resting: str = "none"
     """What the side that rests gets for a gradient: ``none``, so that the optimizer passes it by, or ``zero``, under
     which weight decay and old moments still move it (D3)."""
@@ -95,6 +97,8 @@ class DualRealConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise StarringError(f"{name} is {value}, but it must be at least {least}.")
+        if not self.controller_rate > 0:
+            raise StarringError(f"controller_rate is {self.controller_rate}, but it must be above 0, as 1.")
         if not self.total > 0:
             raise StarringError(f"total is {self.total}, but the adapters' weights must have a positive sum, as 0.2.")
         if self.squash == "softmax" and self.groups == 1:
@@ -343,6 +347,11 @@ class DualReal(Method):
         if stage != STAGE:
             raise unknown("stage of dualreal", stage, (STAGE,))
         return self.parameters()
+
+    def rate(self, parameter: nn.Parameter) -> float:
+        """The controller's has a share of its own."""
+        own = self.blender.parameters() if self.blender is not None else ()
+        return self.config.controller_rate if any(parameter is p for p in own) else 1.0
 
     def rests(self, batch: Batch) -> Iterable[nn.Parameter]:
         """The other side's adapters (eq. 4): no gradient, no decay, no moment of theirs; unless D2 and D3 say other."""
