@@ -10,7 +10,7 @@ from starring.data.files import write_text
 from starring.errors import StarringError
 from starring.evaluate.ask import Evaluation
 from starring.evaluate.board import ONCE, gigabytes
-from starring.metrics.catalogue import legend, short
+from starring.metrics.catalogue import WHO, legend, short
 from starring.metrics.comparison import interval
 from starring.metrics.leaderboard import Standing, board, duels
 from starring.metrics.table import Table, as_markdown
@@ -68,8 +68,7 @@ def section(evaluation: Evaluation) -> str:
 def _primary(standings: Sequence[Standing]) -> set[str]:
     """The scores whose differences are tested on the page: the best one of identity, text and motion."""
     there = {each.metric for each in standings}
-    identity = [key for key in ("identity", "face", "dino_i", "clip_i") if key in there]
-    return {*identity[:1], "clip_t", "motion_top"}
+    return {*[key for key in WHO if key in there][:1], "clip_t", "motion_top"}
 
 
 def _spent(evaluation: Evaluation) -> Table:

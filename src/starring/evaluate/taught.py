@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from starring.errors import StarringError
-from starring.metrics.catalogue import METRICS
+from starring.metrics.catalogue import METRICS, WHO
 from starring.metrics.suite import Judge
 from starring.perception.identity import Identity
 from starring.run import Run
@@ -57,7 +57,7 @@ def _seeing(judge: Judge) -> dict[str, str]:
     """Scores that an encoder gives, the ones that best tell who it is first, with its protocol."""
     eyes = judge.eyes
     found = {"identity": eyes.identity, "face": eyes.faces, "dino_i": eyes.dino, "clip_i": eyes.clip, TEXT: eyes.clip}
-    return {key: those.protocol for key, those in found.items() if those is not None}
+    return {key: those.protocol for key in (*WHO, TEXT) if (those := found[key]) is not None}
 
 
 def _fingerprint(name: str) -> str:

@@ -118,6 +118,8 @@ METRICS: Mapping[str, Metric] = {
 }  # fmt: skip
 """Every score of a film, in the order of tables."""
 
+WHO = ("identity", "face", "dino_i", "clip_i")
+"""Scores that tell who it is, the ones that tell it best first."""
 IDENTITY = ("dino_i", "clip_i")
 """Scores whose ceiling can be read off the references themselves."""
 
