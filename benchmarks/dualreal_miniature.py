@@ -249,7 +249,8 @@ def main(
             table(f"{motion}: {len(found)}", [[rows[motion]] for rows in found.values()])
         table(f"all motions: {len(found)}", [list(rows.values()) for rows in found.values()])
     verdict(
-        [rows[next(iter(world.UNSEEN_MOTIONS))] for rows in found.values()], [list(rows.values()) for rows in found.values()]
+        [rows[next(iter(world.UNSEEN_MOTIONS))] for rows in found.values()],
+        [list(rows.values()) for rows in found.values()],
     )
 
 

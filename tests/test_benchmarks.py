@@ -26,6 +26,7 @@ from benchmarks.cases import (
     training,
 )
 from benchmarks.counters import flops, largest
+from benchmarks.crew import Scores
 from benchmarks.harness import AGAIN, Case, Goal, added, measured, ratio, timed
 from benchmarks.models import World
 from starring.backbones.base import Backbone
@@ -119,6 +120,22 @@ def test_what_is_counted_keeps_to_its_bar(build: object, place: World) -> None:
     counted = [goal for goal in case.goals if goal.what in case.counters and goal.what != "times less memory"]
     assert counted
     assert {goal.what: case.counters[goal.what] for goal in counted if not goal.reached(case.counters[goal.what])} == {}
+
+
+def test_published_scores_are_not_made_again(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, list[float]]:
+        made.append(len(made))
+        return {"ours": [1.0], "a rival": [2.0]}
+
+    scores = Scores.under(tmp_path, "weights", {"seeds": 2})
+    for _ in range(2):
+        again = Scores.under(tmp_path, "weights", {"seeds": 2})
+        assert list(again.of("dog-1", make).items()) == [("ours", [1.0]), ("a rival", [2.0])], "rows keep their order"
+    assert made == [0]
+    for state, settings in (("others", {"seeds": 2}), ("weights", {"seeds": 3})):
+        assert Scores.under(tmp_path, state, settings).folder != scores.folder
 
 
 def test_the_merge_is_exact_in_double_precision() -> None:

@@ -77,8 +77,9 @@ def build(world: World, side: int = 1) -> Case:
         method._beside(own, x, t, text, place.photograph, None, method.bias(own, t))
         read = [layer.kept for layer in method._attached]
     made, peer = cached(), dense()
+    own_tokens, more = place.tokens
     return Case(
-        id=f"P{side}", title="a step beside a reference read once", size=f"{place.tokens[0]} + {place.tokens[1]} tokens",
+        id=f"P{side}", title="a step beside a reference read once", size=f"{own_tokens} + {more} tokens",
         variants={"plain": plain, "cached": cached, "dense mask": dense},
         counters={
             "difference from the dense mask": float((made - peer).abs().max() / peer.abs().max()),
