@@ -30,6 +30,7 @@ from starring.diffusion.noise import white
 from starring.errors import StarringError, unknown
 from starring.layers.attach import branch
 from starring.layers.blender import SQUASHES, StageBlender
+from starring.layers.branches import Bottleneck
 from starring.layers.dual import SIDES, DualAdapter, Folded
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Request
 from starring.methods.words import inside, masked_error, timesteps
@@ -78,8 +79,9 @@ class DualRealConfig:
     controller_learns: str = "both"
     """In which steps the controller learns: in ``both`` kinds (released code), or only in those on the ``identity`` or
     on the ``motion`` (D2)."""
-    controller_rate: float = 1.0
-    """The controller's learning rate as a share of the adapters'."""
+    adapter_rate: float = 1.0
+    """The bottlenecks' learning rate over the recipe's, which the controller and the image's map have. In a narrow
+    network as many of Adam's steps move an output less far."""
     resting: str = "none"
     """What the side that rests gets for a gradient: ``none``, so that the optimizer passes it by, or ``zero``, under
     which weight decay and old moments still move it (D3)."""
@@ -97,8 +99,8 @@ class DualRealConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise StarringError(f"{name} is {value}, but it must be at least {least}.")
-        if not self.controller_rate > 0:
-            raise StarringError(f"controller_rate is {self.controller_rate}, but it must be above 0, as 1.")
+        if not self.adapter_rate > 0:
+            raise StarringError(f"adapter_rate is {self.adapter_rate}, but it must be above 0, as 1.")
         if not self.total > 0:
             raise StarringError(f"total is {self.total}, but the adapters' weights must have a positive sum, as 0.2.")
         if self.squash == "softmax" and self.groups == 1:
@@ -349,9 +351,9 @@ class DualReal(Method):
         return self.parameters()
 
     def rate(self, parameter: nn.Parameter) -> float:
-        """The controller's has a share of its own."""
-        own = self.blender.parameters() if self.blender is not None else ()
-        return self.config.controller_rate if any(parameter is p for p in own) else 1.0
+        """That of the bottlenecks may be another."""
+        pairs = (part for pair in self.adapters.values() for part in pair.children() if isinstance(part, Bottleneck))
+        return self.config.adapter_rate if any(parameter is p for part in pairs for p in part.parameters()) else 1.0
 
     def rests(self, batch: Batch) -> Iterable[nn.Parameter]:
         """The other side's adapters (eq. 4): no gradient, no decay, no moment of theirs; unless D2 and D3 say other."""
