@@ -2,7 +2,7 @@
 
     python benchmarks/dualreal_miniature.py --subjects 6 --seeds 2
 
-Each subject is learned from six photographs together with each motion, which others show in six clips: three motions
+Each subject is learned from six photographs together with each motion, which others show in twelve clips: three motions
 that the miniature knows, and moving in a circle, which it never saw. Nothing of a film's prompt was shown together: the
 clips show other classes than the subject's, and both clips and photographs other scenes than the films'. Filmed are
 DualReal, its sides learned jointly but blended half and half, its sides learned apart and blended half and half, and
