@@ -26,6 +26,7 @@ CASES: dict[str, Callable[[World], Case]] = {
     "P1": reference.build,
     "P2": partial(reference.build, side=2),
     "P3": biased.build,
+    "P3.step": reference.joint,
     "P6": blended.build,
     "P7": propagation.build,
     "P8": overwriting.build,

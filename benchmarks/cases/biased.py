@@ -52,7 +52,7 @@ def build(world: World) -> Case:
             **exactness(),
         },
         goals=(
-            Goal(what="biased / unbiased", sign="<=", bar=1.03 if world.full else 1.05),
+            Goal(what="biased / unbiased", sign="<=", bar=1.03 if world.full else 1.06),
             Goal(what="map held / biased", sign=">=", bar=3),
             Goal(what="relative error", sign="<=", bar=2e-2 if world.full else 1e-5),
             Goal(what="largest tensor, in queries", sign="<=", bar=2),

@@ -1,4 +1,4 @@
-"""P1, P2: a step of CustomVideoX (2502.06527) beside the plain step and beside a dense mask."""
+"""P1 to P3: a step of CustomVideoX (2502.06527) beside the plain step, beside a dense mask, and without its biases."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def scene(world: World, side: int = 1) -> Scene:
     return Scene(backbone=backbone, x=x, photograph=photograph, text=Text(embeddings=embeddings, ids=torch.zeros(1, 0)))
 
 
+def _adapted(world: World, own: Backbone, form: str) -> CustomVideoX:
+    """The method with changes that are not zero."""
+    method = CustomVideoX(own, CustomVideoXConfig(form=form, rank=128 if world.full else 16)).to(world.device)
+    for number, (name, parameter) in enumerate(method.named_parameters()):
+        if name.endswith("up.weight"):
+            parameter.data.copy_(world.noise(*parameter.shape, seed=100 + number) * 0.02)
+    return method.to(world.dtype)
+
+
 def build(world: World, side: int = 1) -> Case:
     """A whole step with the reference's keys and values kept, as Algorithm 1 has it, under the time-aware bias.
 
@@ -50,11 +59,7 @@ def build(world: World, side: int = 1) -> Case:
     """
     place = scene(world, side)
     own, x, text = place.backbone, place.x, place.text
-    method = CustomVideoX(own, CustomVideoXConfig(form="cached", rank=128 if world.full else 16)).to(world.device)
-    for number, (name, parameter) in enumerate(method.named_parameters()):
-        if name.endswith("up.weight"):
-            parameter.data.copy_(world.noise(*parameter.shape, seed=100 + number) * 0.02)
-    method = method.to(world.dtype)
+    method = _adapted(world, own, "cached")
     reference = Reference(latents=place.photograph, t=0)
     t = torch.tensor(T)
 
@@ -89,5 +94,36 @@ def build(world: World, side: int = 1) -> Case:
             Goal(what="cached / plain", sign="<=", bar=1.08 if world.full else 1.12),
             Goal(what="dense mask / cached", sign=">=", bar=1.4 if world.full else 1.25 if side > 1 else 1.12),
             Goal(what="difference from the dense mask", sign="<=", bar=2e-2 if world.full else 1e-4),
+        ),
+    )  # fmt: skip
+
+
+def joint(world: World) -> Case:
+    """A whole step with the reference beside the film, under both biases and under none.
+
+    Without a bias, text, film and reference are one call of the kernel; with both they are three, merged.
+    """
+    place = scene(world, 1 if world.full else 2)
+    own, x, text = place.backbone, place.x, place.text
+    method = _adapted(world, own, "joint")
+    t, entity = torch.tensor(T), (torch.tensor([4, 5]).to(world.device), torch.ones(1, 2, device=world.device))
+
+    def unbiased() -> Tensor:
+        with method.attached(own), torch.no_grad():
+            return method._beside(own, x, t, text, place.photograph, None, None)
+
+    def biased() -> Tensor:
+        with method.attached(own), torch.no_grad():
+            return method._beside(own, x, t, text, place.photograph, entity, method.bias(own, t))
+
+    own_tokens, more = place.tokens
+    without = unbiased()
+    return Case(
+        id="P3.step", title="a step with both biases", size=f"{own_tokens} + {more} tokens",
+        variants={"unbiased": unbiased, "biased": biased},
+        counters={"change by the biases": float((biased() - without).abs().max() / without.abs().max())},
+        goals=(
+            Goal(what="biased / unbiased", sign="<=", bar=1.03 if world.full else 1.05),
+            Goal(what="change by the biases", sign=">=", bar=1e-5),
         ),
     )  # fmt: skip
