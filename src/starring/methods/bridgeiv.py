@@ -31,7 +31,7 @@ from starring.layers.branches import LowRank
 from starring.layers.propagation import STPM, Propagation
 from starring.layers.tokens import places
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Request, initial_noise, read
-from starring.methods.words import WORDS_STAGE, Worded, class_rows, inside, masked_error, timesteps
+from starring.methods.words import INITS, WORDS_STAGE, Worded, first_rows, inside, masked_error, timesteps
 
 DREAMBOOTHS = ("lowrank", "full", "none")
 REFERENCES = ("own", "shared")
@@ -43,9 +43,12 @@ class BridgeIVConfig(STPM):
     """The choices inside BridgeIV: those of customization, then those of :class:`STPM`."""
 
     class_word: str = ""
-    """What the subject is, such as ``dog``: the learned words start from it (arXiv 2208.01618, section 4)."""
+    """What the subject is, such as ``dog``."""
     vectors: int = 1
     """Learned words, 1 to 8; each has its own column in cross-attention (B6)."""
+    init: str = "class"
+    """Where they start: from the ``class`` word (arXiv 2208.01618, section 4), or from the ``average`` of the
+    vocabulary."""
     dreambooth: str = "lowrank"
     """What DreamBooth trains: a ``lowrank`` change of the attention layers, the ``full`` image model as in the paper
     (3.4 GB a run on Stable Diffusion 1.5), or ``none``, which leaves the words alone."""
@@ -69,6 +72,7 @@ class BridgeIVConfig(STPM):
             ("DreamBooth", self.dreambooth, DREAMBOOTHS),
             ("reference", self.reference, REFERENCES),
             ("choice of words", self.words, WORDS),
+            ("start of words", self.init, INITS),
         ):
             if name not in known:
                 raise unknown(kind, name, known)
@@ -172,9 +176,9 @@ class BridgeIV(Worded):
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
 
     def __init__(self, backbone: Backbone, config: BridgeIVConfig | None = None) -> None:
-        """Start the words from the class word, and the change of the image model from nothing."""
+        """First words, and a change of the image model that does nothing."""
         super().__init__(backbone, config)
-        self.rows = nn.Parameter(class_rows(backbone, self.config.class_word, self.config.vectors))
+        self.rows = nn.Parameter(first_rows(backbone, self.config))
         self.change = nn.ModuleDict()
         self.weights = nn.ParameterDict()
         if self.config.dreambooth == "lowrank":

@@ -32,11 +32,12 @@ from starring.layers.attach import branch
 from starring.layers.branches import LowRank
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Request, plainly
 from starring.methods.rewards import Looks, worth
-from starring.methods.words import WORDS_STAGE, Worded, class_rows, inside, masked_error, timesteps
+from starring.methods.words import INITS, WORDS_STAGE, Worded, first_rows, inside, masked_error, timesteps
 from starring.perception.identity import Identity
 
 LAYERS = {"self": ("spatial",), "cross": ("cross",), "both": ("spatial", "cross")}
 CHOICES = {
+    "init": INITS,
     "layers": tuple(LAYERS),
     "opens": ("index", "timestep"),
     "tuning": ("film", "still"),
@@ -55,9 +56,11 @@ class PersonalVideoConfig(Looks):
     """The choices inside PersonalVideo; those of :class:`starring.methods.rewards.Looks` are its reward's."""
 
     class_word: str = ""
-    """What the subject is, such as ``woman``: the learned words start from it."""
+    """What the subject is, such as ``woman``."""
     vectors: int = 1
     """Learned words, 1 to 8."""
+    init: str = "class"
+    """Where they start: from the ``class`` word, or from the ``average`` of the vocabulary."""
     rank: int = 64
     """Inner width of the adapter; the paper has none."""
     alpha: float | None = None
@@ -137,7 +140,7 @@ RECIPES = {
     "personalvideo-miniature": replace(
         PAPER,
         backbone="miniature",
-        options={"world": "miniature", "vectors": 4, "rank": 16, "pool": 50, "place": 0.1} | WORN,
+        options={"world": "miniature", "vectors": 4, "init": "average", "rank": 16, "pool": 50, "place": 0.1} | WORN,
         stages=(
             replace(PAPER.stages[0], train=Train(steps=300, batch=4, learning_rate=1e-2)),
             replace(
@@ -177,9 +180,9 @@ class PersonalVideo(Worded):
     lora = "adapter"
 
     def __init__(self, backbone: Backbone, config: PersonalVideoConfig | None = None) -> None:
-        """Start the words from the class word, and the adapter from nothing."""
+        """First words, and an adapter that does nothing."""
         super().__init__(backbone, config)
-        self.rows = nn.Parameter(class_rows(backbone, self.config.class_word, self.config.vectors))
+        self.rows = nn.Parameter(first_rows(backbone, self.config))
         self.adapter = nn.ModuleDict()
         for name, linear in projections(backbone, self.config.layers).items():
             low_rank = LowRank.beside(linear, self.config.rank, self.config.alpha)
@@ -392,7 +395,5 @@ def _times(backbone: Backbone, steps: int) -> Tensor:
 
 def projections(backbone: Backbone, layers: str = "self") -> dict[str, nn.Linear]:
     """The maps to q, k and v of self-attention within frames, of cross-attention, or of both, by name."""
-    sites: dict[str, Any] = {}
-    for kind in LAYERS[layers]:
-        sites |= backbone.sites(kind)
+    sites: dict[str, Any] = {name: site for kind in LAYERS[layers] for name, site in backbone.sites(kind).items()}
     return {f"{name}.{part}": getattr(site, part) for name, site in sites.items() for part in PROJECTIONS}

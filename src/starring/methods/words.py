@@ -23,6 +23,8 @@ from starring.methods.base import PLACEHOLDER, Batch, Method
 
 WORDS_STAGE = "tokens"
 """The stage in which words are learned."""
+INITS = ("class", "average")
+"""Where they may start."""
 
 
 class Worded(Method):
@@ -51,6 +53,15 @@ class Worded(Method):
         # Looked up whenever a word is read, so that one attachment can last over many optimiser steps.
         with words(backbone, {name: partial(self.rows.__getitem__, i) for i, name in enumerate(self.names)}):
             yield
+
+
+def first_rows(backbone: Backbone, config: Any) -> Tensor:
+    """The words' first embeddings, ``n d``, by a method's options ``class_word``, ``vectors`` and ``init``.
+
+    Raises:
+        StarringError: if they start from a class word that has no token.
+    """
+    return class_rows(backbone, config.class_word if config.init == "class" else "", config.vectors)
 
 
 def class_rows(backbone: Backbone, class_word: str, vectors: int) -> Tensor:
