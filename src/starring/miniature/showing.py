@@ -16,8 +16,9 @@ from starring.miniature import album, world
 from starring.miniature.captions import MOTION_WORDS, SCENE_WORDS, describe
 from starring.miniature.shapes import CLASSES
 
-CLIPS = 12
-"""Of one motion."""
+CLIPS = 48
+"""Of one motion. Each shows somebody else; fewer leave DualReal's map of their images with next to nothing to say about
+a photograph that it never saw."""
 
 
 def motion_of(words: str) -> str:
