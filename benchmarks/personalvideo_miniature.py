@@ -4,13 +4,13 @@
 
 Each subject is learned from six photographs by VCD, by textual inversion with a LoRA (BridgeIV's first stage), and by
 PersonalVideo, which also learns it from a single one. What its adapter adds is told by the words alone, which are the
-very words it goes on from. All film the same prompts with the same seeds, as the untuned model does with the class
-word. Identity is told by the encoder that rewards nothing, against six photographs in other scenes that nobody
-learned from; the ceiling is the subject really rendered doing what the prompt says. Since no likeness sees what is
-painted over the scene, the share of the background that stays as in the films of the words alone is told as well. No
-checkpoint is chosen: the last one is filmed. Subjects are finished one after the other, and what was made is kept, so
-that it goes on where it was stopped and the table holds whoever is finished. The scores of all films lie in
-``benchmarks/scores``: whoever is found there is not learned again.
+very words it goes on from, and by a LoRA that goes on from them as well. All film the same prompts with the same
+seeds, as the untuned model does with the class word. Identity is told by the encoder that rewards nothing, against
+six photographs in other scenes that nobody learned from; the ceiling is the subject really rendered doing what the
+prompt says. Since no likeness sees what is painted over the scene, the share of the background that stays as in the
+films of the words alone is told as well. No checkpoint is chosen: the last one is filmed. Subjects are finished one
+after the other, and what was made is kept, so that it goes on where it was stopped and the table holds whoever is
+finished. The scores of all films lie in ``benchmarks/scores``: whoever is found there is not learned again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ console = Console()
 SCORES = ("identity", "dino_i", "clip_t", "motion_top")
 FLOOR, CEILING = "untuned model", "the subject itself"
 PV, PV_ONE = "PersonalVideo", "PersonalVideo, one photograph"
+WORDS, WORDS_ONE = "the words alone", "the words alone, one photograph"
 MORE = ("a <*> {} turning around in the snow", "a <*> {} moving right in the desert")
 """Prompts beside those of the suite ``miniature``."""
 
@@ -67,10 +68,11 @@ def ways() -> dict[str, Way]:
     return {
         "VCD": Way(recipe=recipe("vcd-miniature")),
         "textual inversion + LoRA": Way(recipe=lora),
-        "the words alone": Way(recipe=words),
-        PV: Way(recipe=own, words="the words alone"),
-        "the words alone, one photograph": Way(recipe=words, photographs=1),
-        PV_ONE: Way(recipe=own, photographs=1, words="the words alone, one photograph"),
+        WORDS: Way(recipe=words),
+        PV: Way(recipe=own, words=WORDS),
+        "LoRA on PersonalVideo's words": Way(recipe=lora, words=WORDS),
+        WORDS_ONE: Way(recipe=words, photographs=1),
+        PV_ONE: Way(recipe=own, photographs=1, words=WORDS_ONE),
     }
 
 
