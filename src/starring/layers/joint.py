@@ -56,18 +56,16 @@ class _Merged(torch.autograd.Function):
     def forward(ctx: Any, backend: str, bias: Tensor | Measure, query: Tensor, *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         used, groups = kernel(query, backend), list(zip(parts[::2], parts[1::2], strict=True))
         out, total, *rest = used.forward(query, *groups[0])
-        sums, rests, weight, far, shift = [total], [rest], total, out, total
-        for key, value in groups[1:]:
+        sums, rests = [total], [rest]
+        for group in groups[1:-1]:
+            far, own, *rest = used.forward(query, *group)
+            sums, rests = [*sums, own], [*rests, rest]
+            total, _ = _taken_in(out, total, far, own)
             del far  # its memory is the next one's
-            far, own, *rest = used.forward(query, key, value)
-            sums.append(own)
-            rests.append(rest)
-            if len(sums) == len(groups):  # only now, when all sums are known; what came before is merged and gone
-                shift = (bias if isinstance(bias, Tensor) else bias(sums)).to(own)
-                own = own + shift
-            weight = torch.sigmoid(own - total)
-            out.lerp_(far, weight.unsqueeze(-1).to(out.dtype))  # nobody else has it
-            total = torch.logaddexp(total, own)
+        far, own, *rest = used.forward(query, *groups[-1])
+        sums, rests = [*sums, own], [*rests, rest]
+        shift = (bias if isinstance(bias, Tensor) else bias(sums)).to(own)  # only now, when all sums are known
+        total, weight = _taken_in(out, total, far, own + shift)
         learned = isinstance(bias, Tensor) and bias.requires_grad
         ctx.save_for_backward(query, *parts, out, total, shift, *((weight, far) if learned else ()))
         ctx.rest, ctx.kind = rests, bias.dtype if isinstance(bias, Tensor) else None
@@ -90,6 +88,16 @@ class _Merged(torch.autograd.Function):
             weight, far = more
             wanted = (weight * (grad * (far - out)).sum(-1)).sum_to_size(shift.shape).to(ctx.kind)
         return None, wanted, reduce(torch.add, (q for q, _, _ in each)), *(part for _, *own in each for part in own)
+
+
+def _taken_in(out: Tensor, total: Tensor, far: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-sum-exp of a softmax with another part in it, and that part's share of each query, ``b h n``.
+
+    ``out`` is merged in place: nobody else has it.
+    """
+    weight = torch.sigmoid(own - total)
+    out.lerp_(far, weight.unsqueeze(-1).to(out.dtype))
+    return torch.logaddexp(total, own), weight
 
 
 def entity_map(query: Tensor, key: Tensor, weight: Tensor, total: Tensor) -> Tensor:
