@@ -94,12 +94,12 @@ def test_circling_is_like_no_motion_of_training() -> None:
         return found
 
     own = way("circling", 3)
-    assert own[8, 0] - own[0, 0] > 0.25, "to the other side"
-    assert own[-1, 0] - own[0, 0] == pytest.approx(0, abs=0.02)
-    assert own[4, 1] < own[0, 1] - 0.1, "over the top"
-    assert own[12, 1] > own[0, 1] + 0.1, "and back below"
+    assert own[4, 0] - own[0, 0] > 0.12, "to one side"
+    assert own[8, 1] < own[0, 1] - 0.2, "over the top"
+    assert own[12, 0] - own[0, 0] < -0.12, "to the other side"
+    torch.testing.assert_close(own[-1], own[0], atol=0.02, rtol=0)
     known = {m: max(abs(course_likeness(own, way(m, seed))) for seed in (3, 4)) for m in world.MOTIONS}
-    assert max(known.values()) < 0.5, known
+    assert max(known.values()) < 0.6, f"films that are asked for 0.7 cannot get there by what was known: {known}"
     assert set(world.UNSEEN_MOTIONS).isdisjoint(world.MOTIONS)
 
 

@@ -282,8 +282,8 @@ def at(start: Shot, moment: float, pace: float) -> Shot:
     elif start.motion == "jumping":
         y -= 0.3 * pace * abs(np.sin(2 * np.pi * moment))
     elif start.motion == "circling":
-        x = 0.5 - start.facing * pace * 0.15 * np.cos(2 * np.pi * moment)
-        y -= 0.12 * pace * (1 + np.sin(2 * np.pi * moment))
+        x = 0.5 + start.facing * pace * 0.15 * np.sin(2 * np.pi * moment)
+        y -= 0.12 * pace * (1 - np.cos(2 * np.pi * moment))
     elif start.motion == "turning":
         squash = start.facing * float(np.cos(np.pi * moment))
         facing = 1 if squash > 0 else -1
