@@ -15,6 +15,7 @@ from benchmarks.cases import (
     CASES,
     biased,
     blended,
+    composed,
     metrics,
     noise,
     overwriting,
@@ -110,7 +111,7 @@ def test_counters_count() -> None:
     "build",
     [
         propagation.build, overwriting.build, reward.build, tokens.build, metrics.build, reference.build, biased.build,
-        blended.build,
+        blended.build, reference.joint, composed.chosen, composed.compiled, composed.cached,
     ],
 )  # fmt: skip
 @pytest.mark.slow

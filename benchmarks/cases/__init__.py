@@ -8,6 +8,7 @@ from functools import partial
 from benchmarks.cases import (
     biased,
     blended,
+    composed,
     metrics,
     noise,
     overwriting,
@@ -35,6 +36,9 @@ CASES: dict[str, Callable[[World], Case]] = {
     "P11": tokens.build,
     **{f"P12.{frames}": partial(noise.build, frames=frames) for frames in noise.LENGTHS},
     "P13": training.build,
+    "P14": composed.chosen,
+    "P15": composed.compiled,
+    "P16": composed.cached,
     "P17": metrics.build,
     "P18": package.build,
 }

@@ -46,7 +46,7 @@ def scene(world: World, side: int = 1) -> Scene:
     return Scene(backbone=backbone, x=x, photograph=photograph, text=Text(embeddings=embeddings, ids=torch.zeros(1, 0)))
 
 
-def _adapted(world: World, own: Backbone, form: str) -> CustomVideoX:
+def adapted(world: World, own: Backbone, form: str) -> CustomVideoX:
     """The method with changes that are not zero."""
     method = CustomVideoX(own, CustomVideoXConfig(form=form, rank=128 if world.full else 16)).to(world.device)
     for number, (name, parameter) in enumerate(method.named_parameters()):
@@ -63,7 +63,7 @@ def build(world: World, side: int = 1) -> Case:
     """
     place = scene(world, side)
     own, x, text = place.backbone, place.x, place.text
-    method = _adapted(world, own, "cached")
+    method = adapted(world, own, "cached")
     reference = Reference(latents=place.photograph, t=0)
     t = torch.tensor(T)
 
@@ -109,7 +109,7 @@ def joint(world: World) -> Case:
     """
     place = scene(world, 1 if world.full else 2)
     own, x, text = place.backbone, place.x, place.text
-    method = _adapted(world, own, "joint")
+    method = adapted(world, own, "joint")
     t, entity = torch.tensor(T), (torch.tensor([4, 5]).to(world.device), torch.ones(1, 2, device=world.device))
 
     def unbiased() -> Tensor:

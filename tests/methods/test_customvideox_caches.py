@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -145,6 +146,7 @@ def called(
     seen: list[int] = []
 
     def watched(original: Any) -> Any:
+        @wraps(original)  # its signature says which arguments it gets
         def call(self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if getattr(self, "look", None) is None or self.look().form != "read":
                 seen.append(len(hidden_states))
