@@ -115,6 +115,8 @@ def test_counters_count() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does, of Functions
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")  # within torch's own Fourier transform
 def test_what_is_counted_keeps_to_its_bar(build: object, place: World) -> None:
     """Exactness, memory, operations and pictures; how much memory a reward saves depends on the network's size."""
     case: Case = build(place)  # type: ignore[operator]
