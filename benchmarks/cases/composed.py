@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -93,7 +93,7 @@ def chosen(world: World) -> Case:
 
 
 @contextmanager
-def _compiled(network: Any, counter: CompileCounter) -> Iterator[None]:
+def whole_graphs(network: Any, counter: CompileCounter) -> Iterator[None]:
     """Every block in whole graphs; a break is an error."""
     torch._dynamo.reset()
     for block in network.transformer_blocks:
@@ -110,11 +110,11 @@ def compiled(world: World) -> Case:
     """P15: blocks compile into as many graphs as the plain network's, whatever the timestep."""
     place, method = _small(world)
     step, counters, graphs = _step(place, method), [CompileCounter(), CompileCounter()], list[int]()
-    with _compiled(place.backbone.denoiser, counters[0]):
+    with whole_graphs(place.backbone.denoiser, counters[0]):
         _stock(place)(torch.tensor(TIMES[0]))
     with method.attached(place.backbone):
         slow = step(torch.tensor(TIMES[-1]))
-        with _compiled(place.backbone.denoiser, counters[1]):
+        with whole_graphs(place.backbone.denoiser, counters[1]):
             for t in TIMES:
                 fast = step(torch.tensor(t))
                 graphs.append(counters[1].frame_count)
@@ -133,7 +133,7 @@ def compiled(world: World) -> Case:
     )  # fmt: skip
 
 
-def _caches(backbone: Backbone) -> dict[str, Any]:
+def caches(backbone: Backbone) -> dict[str, Any]:
     """The caches of diffusers, each so that it leaves something out of a short film."""
 
     def at() -> Any:
@@ -151,6 +151,7 @@ def _caches(backbone: Backbone) -> dict[str, Any]:
             attention_weight_callback=lambda _: 0.5, unconditional_batch_skip_range=2,
             unconditional_batch_timestep_skip_range=(-1, 950), tensor_format="BFCHW",
         ),
+        # What it leaves out depends on what the blocks say; at this threshold, always all that it can.
         "first block cache": FirstBlockCacheConfig(threshold=1e9),
         "taylorseer": TaylorSeerCacheConfig(
             cache_interval=3, disable_cache_before_step=2, max_order=1, use_lite_mode=True
@@ -158,24 +159,30 @@ def _caches(backbone: Backbone) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _called(step: Step, backbone: Backbone) -> list[int]:
-    """The batch of every call of an attention processor in a short film."""
+@contextmanager
+def attention_batches() -> Iterator[list[int]]:
+    """The batch of every call of an attention processor, as they come, but those that read the reference."""
     seen: list[int] = []
 
     def watched(original: Any) -> Any:
         @wraps(original)  # its signature says which arguments it gets
         def call(self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            seen.append(len(hidden_states))
+            if getattr(self, "look", None) is None or self.look().form != "read":
+                seen.append(len(hidden_states))
             return original(self, attn, hidden_states, *args, **kwargs)
 
         return call
 
+    with ExitStack() as stack:
+        for kind in (CogVideoXAttnProcessor2_0, ReferenceAttention):
+            stack.enter_context(patch.object(kind, "__call__", watched(kind.__call__)))
+        yield seen
+
+
+def _called(step: Step, backbone: Backbone) -> list[int]:
+    """Those of a short film."""
     backbone.forget()
-    ours, stock = ReferenceAttention, CogVideoXAttnProcessor2_0
-    with (
-        patch.object(ours, "__call__", watched(ours.__call__)),
-        patch.object(stock, "__call__", watched(stock.__call__)),
-    ):
+    with attention_batches() as seen:
         for t in TIMES:
             step(torch.tensor(t))
     return seen
@@ -188,7 +195,7 @@ def cached(world: World) -> Case:
     network: Any = place.backbone.denoiser
     whole = _called(_stock(place), place.backbone)
     counters: dict[str, float] = {}
-    for name, config in _caches(place.backbone).items():
+    for name, config in caches(place.backbone).items():
         network.enable_cache(config)
         try:
             stock = _called(_stock(place), place.backbone)

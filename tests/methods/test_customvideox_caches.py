@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    CogVideoXTransformer3DModel,
-    FasterCacheConfig,
-    FirstBlockCacheConfig,
-    PyramidAttentionBroadcastConfig,
-    TaylorSeerCacheConfig,
-)
+from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry, attention_backend
-from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+from benchmarks.cases.composed import attention_batches, caches, whole_graphs
 from starring.backbones.base import Backbone
 from starring.backbones.presets import load_backbone
 from starring.layers import kernels
-from starring.layers.reference import ReferenceAttention
 from starring.methods.base import Method, Plain, PlainConfig, Request
 from starring.methods.customvideox import CustomVideoX, CustomVideoXConfig
 from tests.tiny import tiny_cogvideox
@@ -64,20 +55,6 @@ def request_of(backbone: Backbone, **sample: Any) -> Request:
     )  # fmt: skip
 
 
-@contextmanager
-def compiled(network: Any, counter: CompileCounter) -> Iterator[None]:
-    """Every block compiled into whole graphs; a break is an error."""
-    torch._dynamo.reset()
-    for block in network.transformer_blocks:
-        block.compile(backend=counter, fullgraph=True)
-    try:
-        yield
-    finally:
-        for block in network.transformer_blocks:
-            block._compiled_call_impl = None
-        torch._dynamo.reset()
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does, of Functions
 @pytest.mark.parametrize("form", ["joint", "cached"])
@@ -100,63 +77,21 @@ def test_compiled_blocks_are_one_graph_a_kind_whatever_the_timestep(
         return found
 
     films[False] = steps()
-    with compiled(deep.denoiser, counter):
+    with whole_graphs(deep.denoiser, counter):
         films[True] = steps(lambda: graphs.append(counter.frame_count))
     for fast, slow in zip(films[True], films[False], strict=True):
         torch.testing.assert_close(fast, slow)
     plain = CompileCounter()
-    with compiled(deep.denoiser, plain), torch.no_grad():
+    with whole_graphs(deep.denoiser, plain), torch.no_grad():
         deep.predict(x, torch.tensor(900), text)
     assert plain.frame_count < BLOCKS
     # As many as the stock network's own blocks make; reading the reference is another kind of call.
     assert graphs == [plain.frame_count * (2 if form == "cached" else 1)] * 5
 
 
-def caches(backbone: Backbone) -> dict[str, Any]:
-    def at() -> Any:
-        return backbone.current_timestep
-
-    def weight(_: nn.Module) -> float:
-        return 0.5
-
-    attention = {"spatial_attention_block_skip_range": 2, "spatial_attention_timestep_skip_range": (100, 900)}
-    return {
-        "pyramid attention broadcast": PyramidAttentionBroadcastConfig(
-            **attention, spatial_attention_block_identifiers=("transformer_blocks",), current_timestep_callback=at
-        ),
-        "faster cache": FasterCacheConfig(
-            spatial_attention_block_skip_range=3, spatial_attention_timestep_skip_range=(-1, 900),
-            current_timestep_callback=at,
-            attention_weight_callback=weight, unconditional_batch_skip_range=2,
-            unconditional_batch_timestep_skip_range=(-1, 900), tensor_format="BFCHW",
-            spatial_attention_block_identifiers=("transformer_blocks",),
-        ),
-        # What it leaves out depends on what the blocks say; at this threshold, always all that it can.
-        "first block cache": FirstBlockCacheConfig(threshold=1e9),
-        "taylorseer": TaylorSeerCacheConfig(
-            cache_interval=3, disable_cache_before_step=2, max_order=1, use_lite_mode=True
-        ),
-    }  # fmt: skip
-
-
-def called(
-    monkeypatch: pytest.MonkeyPatch, backbone: Backbone, method: Method, request: Request
-) -> tuple[list[int], Tensor]:
-    """The batch of every call of an attention processor, but those that read the reference; and the film."""
-    seen: list[int] = []
-
-    def watched(original: Any) -> Any:
-        @wraps(original)  # its signature says which arguments it gets
-        def call(self: Any, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if getattr(self, "look", None) is None or self.look().form != "read":
-                seen.append(len(hidden_states))
-            return original(self, attn, hidden_states, *args, **kwargs)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for kind in (CogVideoXAttnProcessor2_0, ReferenceAttention):
-            patch.setattr(kind, "__call__", watched(kind.__call__))
+def called(backbone: Backbone, method: Method, request: Request) -> tuple[list[int], Tensor]:
+    """The batches of attention's calls, and the film."""
+    with attention_batches() as seen:
         return seen, method.generate(backbone, request)
 
 
@@ -165,19 +100,19 @@ def called(
 @pytest.mark.parametrize("which", ["pyramid attention broadcast", "faster cache", "first block cache", "taylorseer"])
 @pytest.mark.parametrize("options", [{"form": "joint"}, {"form": "cached"}, {"form": "cached", "guided": "positive"}])
 def test_diffusers_caches_save_what_they_save_of_the_stock_network(
-    deep: Backbone, monkeypatch: pytest.MonkeyPatch, which: str, options: dict[str, str]
+    deep: Backbone, which: str, options: dict[str, str]
 ) -> None:
     """P16: as many calls of attention, of equal batches, and nothing is left over for the next film."""
     config: Any = replace(CONFIG, **options)  # type: ignore[arg-type]
     method, plain = made(deep, config), Plain(deep, PlainConfig(class_word="robot"))
-    whole, exact = called(monkeypatch, deep, method, request_of(deep))
+    whole, exact = called(deep, method, request_of(deep))
     assert whole == [2] * BLOCKS * STEPS
     network: Any = deep.denoiser
     network.enable_cache(caches(deep)[which])
     try:
-        stock, _ = called(monkeypatch, deep, plain, request_of(deep))
-        ours, film = called(monkeypatch, deep, method, request_of(deep))
-        _, again = called(monkeypatch, deep, method, request_of(deep))
+        stock, _ = called(deep, plain, request_of(deep))
+        ours, film = called(deep, method, request_of(deep))
+        _, again = called(deep, method, request_of(deep))
     finally:
         network.disable_cache()
     assert ours == stock
@@ -185,7 +120,7 @@ def test_diffusers_caches_save_what_they_save_of_the_stock_network(
     assert film.shape == exact.shape
     assert film.isfinite().all()
     assert torch.equal(film, again)
-    assert torch.equal(called(monkeypatch, deep, method, request_of(deep))[1], exact)
+    assert torch.equal(called(deep, method, request_of(deep))[1], exact)
 
 
 @pytest.mark.parametrize("form", ["joint", "cached"])
