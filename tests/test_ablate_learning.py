@@ -80,6 +80,7 @@ def test_the_rows_of_customvideox_are_table_2_and_three_of_ours() -> None:
         {}, {"form": "cached"}, {"product": True}, {"form": "cached", "product": True}, {"decoupled": True},
         {"erae_way": "output"}, {"erae_over": "before", "whole": True},
         {"form": "cached", "reference_height": 16, "reference_width": 24},
+        {"reference_height": 16, "reference_width": 24},
     ],
     ids=str,
 )  # fmt: skip

@@ -276,9 +276,12 @@ def test_pairs_are_learned_in_mixed_precision(run: Run, home: Path, dit: Backbon
     assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_pairs_are_learned_and_filmed_beside_smaller_pictures(home: Path, dit: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["joint", "cached"])
+def test_pairs_are_learned_and_filmed_beside_smaller_pictures(
+    home: Path, dit: Backbone, tmp_path: Path, form: str
+) -> None:
     recipe, drawn = small(dit, steps=1), list[torch.Tensor]()
-    size = {"form": "cached", "reference_height": 16, "reference_width": 24}
+    size = {"form": form, "reference_height": 16, "reference_width": 24}
     recipe = replace(recipe, options={**recipe.options, **size})
 
     def keep(progress: Progress) -> None:

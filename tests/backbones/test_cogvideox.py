@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from starring.backbones.base import PLACES, Backbone, Reference
 from starring.backbones.cogvideox import CogVideoX
+from starring.backbones.positions import film_rows, reference_rows
 from starring.backbones.presets import load_backbone
 from starring.diffusion.multistep import CogVideoXMultistep
 from starring.diffusion.noise import white
@@ -146,6 +148,35 @@ def test_a_reference_is_one_more_frame_that_is_dropped(tiny: Backbone) -> None:
         )
 
 
+def test_a_reference_may_have_another_size(tiny: Backbone) -> None:
+    """Beside a film of 8 x 12 latents one of 4 x 6: its tokens go through the blocks behind the film's, one by one."""
+    net: Any = tiny.denoiser
+    x, small = latents(tiny), torch.randn(1, 4, 1, 4, 6, generator=torch.Generator().manual_seed(4))
+    beside = Reference(latents=small, t=None)
+
+    def tokens(latents: Tensor) -> Tensor:
+        return net.patch_embed.proj(latents[0].movedim(1, 0)).flatten(2).movedim(1, 2).flatten(0, 1)
+
+    with torch.no_grad():
+        text = tiny.encode_text("a dog")
+        ours, plain = tiny.predict(x, 500, text, beside), tiny.predict(x, 500, text)
+        video, words = torch.cat([tokens(x), tokens(small)])[None], net.patch_embed.text_proj(text.embeddings)
+        places = film_rows(net.config, 3, 8, 12, x.device), reference_rows(net.config, beside, 3, x.device)
+        rows = tuple(torch.cat(part) for part in zip(*places, strict=True))
+        time = net.time_embedding(net.time_proj(torch.tensor([500])))
+        for block in net.transformer_blocks:
+            video, words = block(video, words, time, image_rotary_emb=rows)
+        patches = net.proj_out(net.norm_out(net.norm_final(video[:, :72]), temb=time))[0]
+    # frame, row, column, channel, and the place within a patch
+    grid = patches.unflatten(0, (3, 4, 6)).unflatten(-1, (4, 2, 2))
+    expected = grid.permute(3, 0, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)[None]
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    assert relative(ours, plain) > 1e-4
+    for odd in ((1, 4, 1, 5, 6), (1, 3, 1, 4, 6), (2, 4, 1, 4, 6)):
+        with pytest.raises(StarringError, match=r"do not fit a film of \(1, 4, 3, 8, 12\).*multiples of 8 pixels"):
+            tiny.predict(x, 500, text, torch.zeros(odd))
+
+
 def test_every_place_is_another(tiny: Backbone) -> None:
     x, clean = latents(tiny), latents(tiny, frames=1, seed=4)
     with torch.no_grad():
@@ -226,11 +257,6 @@ def test_gradients_beside_a_reference_are_the_same_when_checkpointed(folder: Pat
     for a, b in zip(plain, again, strict=True):
         assert a.abs().max() > 0
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-
-
-def test_a_reference_of_another_size_is_refused(tiny: Backbone) -> None:
-    with pytest.raises(StarringError, match="encode the picture at the film's own"):
-        tiny.predict(latents(tiny), 500, tiny.encode_text("a dog"), torch.zeros(1, 4, 1, 4, 4))
 
 
 def test_sincos_positions_refuse_references_with_the_reason(tmp_path: Path) -> None:

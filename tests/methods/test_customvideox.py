@@ -173,16 +173,19 @@ class Dense:
         return out[:, words:], out[:, :words]
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_the_cached_form_is_the_joint_one_with_a_mask(tiny: Backbone, pictures: int) -> None:
-    x, clean = latents(tiny, batch=2), latents(tiny, 1).repeat(1, 1, pictures, 1, 1)
-    clean = clean + torch.arange(pictures).view(1, 1, -1, 1, 1)
-    method = CustomVideoX(tiny, replace(CONFIG, form="cached", tab=False, erae=False))
+@pytest.mark.parametrize(("pictures", "height", "width"), [(1, 32, 32), (2, 32, 32), (2, 16, 24), (1, 48, 40)])
+def test_the_cached_form_is_the_joint_one_with_a_mask(tiny: Backbone, pictures: int, height: int, width: int) -> None:
+    """C17: whatever the pictures' size beside a film of 32 x 32."""
+    generator = torch.Generator().manual_seed(4)
+    c, _, h, w = tiny.latent_shape(1, height, width)
+    x, clean = latents(tiny, batch=2), torch.randn(1, c, pictures, h, w, generator=generator)
+    size = {} if (height, width) == (32, 32) else {"reference_height": height, "reference_width": width}
+    method = CustomVideoX(tiny, replace(CONFIG, form="cached", tab=False, erae=False, **size))
     with torch.no_grad():
         text = tiny.encode_text(["", "a red robot"])
         with method.attached(tiny):
             ours = method.predict(tiny, x, torch.tensor(300), text, request_of(tiny, reference=clean))
-        with swap(tiny.sites("joint"), lambda *_: Dense(16 * pictures)):
+        with swap(tiny.sites("joint"), lambda *_: Dense(h // 2 * (w // 2) * pictures)):
             theirs = tiny.predict(x, 300, text, Reference(latents=clean, t=0))
         plain = tiny.predict(x, 300, text)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -205,19 +208,23 @@ def test_guided_by_the_positive_branch_the_other_sees_empty_latents(tiny: Backbo
     assert all((beside[row] - empty[row]).abs().max() > 1e-3 for row in (0, 1))
 
 
-def test_the_reference_is_read_once_for_a_film(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[int, ...]] = []
-    forward = type(tiny.denoiser).forward
+def watching(backbone: Backbone, seen: list[tuple[int, ...]]) -> Any:
+    """Note how many films and tokens the first block is given, until the handle is removed."""
 
-    def watched(self: Any, **kwargs: Any) -> Any:
-        calls.append(tuple(kwargs["hidden_states"].shape))
-        return forward(self, **kwargs)
+    def watched(_: Any, __: Any, given: dict[str, Any]) -> None:
+        seen.append(tuple(given["hidden_states"].shape[:2]))
 
-    monkeypatch.setattr(type(tiny.denoiser), "forward", watched)
-    for form, expected in (("cached", [(1, 1), *[(2, 3)] * 3]), ("joint", [(2, 4)] * 3)):
-        calls.clear()
+    return cast_any(backbone.denoiser).transformer_blocks[0].register_forward_pre_hook(watched, with_kwargs=True)
+
+
+def test_the_reference_is_read_once_for_a_film(tiny: Backbone) -> None:
+    """By the first block's tokens: 48 of the film's three latent frames, 16 of the picture."""
+    for form, expected in (("cached", [(1, 16), *[(2, 48)] * 3]), ("joint", [(2, 64)] * 3)):
+        calls: list[tuple[int, ...]] = []
+        watch = watching(tiny, calls)
         made(tiny, replace(CONFIG, form=form)).generate(tiny, request_of(tiny))
-        assert [call[:2] for call in calls] == expected
+        watch.remove()
+        assert calls == expected
 
 
 def test_without_a_reference_nothing_changes(tiny: Backbone) -> None:

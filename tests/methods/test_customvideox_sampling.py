@@ -17,7 +17,7 @@ from starring.diffusion.sampling import sample
 from starring.errors import StarringError
 from starring.methods.base import initial_noise, read
 from starring.methods.customvideox import CustomVideoXConfig
-from tests.methods.test_customvideox import CONFIG, batch, latents, made, request_of
+from tests.methods.test_customvideox import CONFIG, batch, latents, made, request_of, watching
 from tests.tiny import tiny_cogvideox
 
 
@@ -46,7 +46,8 @@ def test_films_may_be_drawn_by_dpm(tiny: Backbone) -> None:
     assert not torch.equal(film, made(tiny).generate(tiny, request_of(tiny)))
 
 
-SMALL = replace(CONFIG, form="cached", reference_height=16, reference_width=24)
+SMALL = replace(CONFIG, reference_height=16, reference_width=24)
+FORMS = pytest.mark.parametrize("form", ["joint", "cached"])
 
 
 def picture(backbone: Backbone, seed: int = 4) -> Tensor:
@@ -55,23 +56,27 @@ def picture(backbone: Backbone, seed: int = 4) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_picture_may_be_smaller_than_the_film(tiny: Backbone) -> None:
-    """C17: 2 x 3 tokens in place of 4 x 4; keys and values are as many, and the film sees them."""
-    method = made(tiny, SMALL)
+@FORMS
+def test_a_picture_may_be_smaller_than_the_film(tiny: Backbone, form: str) -> None:
+    """C17: 2 x 3 tokens in place of 4 x 4, and the film sees them."""
+    method, seen = made(tiny, replace(SMALL, form=form)), list[tuple[int, ...]]()
     assert method.picture_size(32, 32) == (16, 24)
     assert made(tiny).picture_size(32, 48) == (32, 48)
     film = method.generate(tiny, request_of(tiny, reference=picture(tiny)))
     assert not torch.equal(film, method.generate(tiny, request_of(tiny, reference=picture(tiny, 5))))
+    watch = watching(tiny, seen)
     with method.attached(tiny), torch.no_grad():
         method.predict(tiny, latents(tiny), torch.tensor(500), tiny.encode_text("a robot"), request_of(
             tiny, prompt="a robot", reference=picture(tiny)
         ))  # fmt: skip
-        kept = [site.processor.kept for site in tiny.sites("joint").values()]  # type: ignore[attr-defined]
-    assert [each[0].shape[2] for each in kept] == [6, 6]
+    watch.remove()
+    assert seen == ([(1, 54)] if form == "joint" else [(1, 6), (1, 48)])
 
 
-def test_learning_takes_the_same_size(tiny: Backbone) -> None:
-    method, pairs = made(tiny, SMALL), replace(batch(tiny), references=picture(tiny).repeat(2, 1, 1, 1, 1))
+@FORMS
+def test_learning_takes_the_same_size(tiny: Backbone, form: str) -> None:
+    method = made(tiny, replace(SMALL, form=form))
+    pairs = replace(batch(tiny), references=picture(tiny).repeat(2, 1, 1, 1, 1))
     method.loss(tiny, pairs, 0.0).total.backward()
     assert any(p.grad is not None and p.grad.any() for p in method.parameters())
 
@@ -79,11 +84,9 @@ def test_learning_takes_the_same_size(tiny: Backbone) -> None:
 def test_a_picture_of_the_wrong_size_is_refused(tiny: Backbone) -> None:
     with pytest.raises(StarringError, match=r"shape \(1, 4, 1, 8, 8\) .* height and width that it is to have, 16 x 24"):
         made(tiny, SMALL).generate(tiny, request_of(tiny))
-    with pytest.raises(StarringError, match="form='cached'"):
-        CustomVideoXConfig(reference_height=16, reference_width=24)
     for one in ({"reference_height": 16}, {"reference_width": -1, "reference_height": 16}):
         with pytest.raises(StarringError, match="both reference_height and reference_width"):
-            CustomVideoXConfig(form="cached", **one)
+            CustomVideoXConfig(**one)
 
 
 def test_runs_of_before_are_what_they_were(tiny: Backbone) -> None:

@@ -100,7 +100,8 @@ class Reference:
     """
 
     latents: Tensor
-    """``b c r h w``: ``r`` pictures, one set of them for all films or one for each; of the film's own ``h w``."""
+    """``b c r h w``: ``r`` pictures, one set of them for all films or one for each; of the film's ``h w``
+    or another that films may have."""
     place: str = "width"
     """Where their rotary positions lie (:data:`PLACES`; CustomVideoX, arXiv 2502.06527, eq. 5); each further picture
     lies as far from the one before."""

@@ -15,6 +15,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from torch import Tensor, nn
 
 from starring.backbones.base import Backbone, Moments, Reference, Text
+from starring.backbones.frames_beside import followed, modulated
 from starring.backbones.loading import load_cogvideox, load_part, local_folder, read_json
 from starring.backbones.positions import Rows, film_rows, joined_rows, reference_rows
 from starring.config import Sample, from_json, to_json
@@ -195,14 +196,13 @@ class CogVideoX(Backbone):
         x = x.to(self.device, self.dtype).transpose(1, 2)
         rows = self.rotary(x.shape[1], *x.shape[-2:])
         with ExitStack() as stack:
-            frames = x.shape[1]
             if given is not None:
                 clean = self._fitting(given, x)
-                x = torch.cat([x, clean], dim=1)
-                rows = joined_rows(rows, reference_rows(self.denoiser.config, given, frames, self.device))
+                rows = joined_rows(rows, reference_rows(self.denoiser.config, given, x.shape[1], self.device))
+                stack.enter_context(followed(self.denoiser, clean))
                 if given.t is not None:
-                    stack.enter_context(self._modulated(self._tokens(clean), given.t))
-            out = self._call(x, at, words, rows)[:, :frames]
+                    stack.enter_context(modulated(self.denoiser, clean, given.t))
+            out = self._call(x, at, words, rows)
         return _joined(out.transpose(1, 2), b) if self._still else out.transpose(1, 2)
 
     def read_reference(self, reference: Reference, text: Text, frames: int) -> None:
@@ -268,65 +268,16 @@ class CogVideoX(Backbone):
         clean = reference.latents.to(self.device, self.dtype).transpose(1, 2)
         if x is None:
             return clean
-        if clean.shape[2:] != x.shape[2:] or len(x) % len(clean):
+        p = int(self.denoiser.config.patch_size)
+        if clean.shape[2] != x.shape[2] or clean.shape[-2] % p or clean.shape[-1] % p or len(x) % len(clean):
             raise StarringError(
                 f"Reference latents of shape {tuple(reference.latents.shape)} do not fit a film of"
-                f" {tuple(x.transpose(1, 2).shape)}: encode the picture at the film's own height and width."
+                f" {tuple(x.transpose(1, 2).shape)}: encode a picture for all films or for each, whose height and width"
+                f" are multiples of {self.factor * p} pixels."
             )
         return (
             clean.repeat(len(x) // len(clean), 1, 1, 1, 1) if len(clean) > 1 else clean.expand(len(x), -1, -1, -1, -1)
         )
-
-    def _tokens(self, frames: Tensor) -> int:
-        """How many tokens ``b f c h w`` becomes."""
-        p = int(self.denoiser.config.patch_size)
-        return frames.shape[1] * (frames.shape[-2] // p) * (frames.shape[-1] // p)
-
-    @contextmanager
-    def _modulated(self, count: int, t: int) -> Iterator[None]:
-        """The last ``count`` tokens are scaled, shifted and gated as at timestep ``t`` in every block."""
-        net = self.denoiser
-        if (offloaded := getattr(net, "_hf_hook", None)) is not None:
-            offloaded.pre_forward(net)  # the network is brought where it computes when it is called, which is later
-        time = net.time_proj(torch.full((1,), t, device=self.device)).to(self.dtype)
-        own = net.time_embedding(time)
-
-        def again(norm: nn.Module, args: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden, words, _ = args
-            film, text, gate, text_gate = out
-            clean, _, clean_gate, _ = norm.forward(hidden[:, -count:], words[:, :0], own.expand(len(hidden), -1))
-            kept = film.shape[1] - count
-            gates = [gate.expand(-1, kept, -1), clean_gate.expand(-1, count, -1)]
-            return torch.cat([film[:, :kept], clean], 1), text, torch.cat(gates, 1), text_gate
-
-        @contextmanager
-        def hooked(blocks: Sequence[Any]) -> Iterator[None]:
-            handles = [norm.register_forward_hook(again) for block in blocks for norm in (block.norm1, block.norm2)]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
-
-        if not net.gradient_checkpointing:
-            with hooked(net.transformer_blocks):
-                yield
-            return
-        # Backward runs a block again after this context has ended, so the block itself brings the hooks along.
-        former = net._gradient_checkpointing_func
-
-        def checkpointed(block: nn.Module, *args: Any) -> Any:
-            def run(*inner: Any) -> Any:
-                with hooked([block]):
-                    return block(*inner)
-
-            return former(run, *args)
-
-        try:
-            net._gradient_checkpointing_func = checkpointed
-            yield
-        finally:
-            net._gradient_checkpointing_func = former
 
     @contextmanager
     def still(self) -> Iterator[None]:

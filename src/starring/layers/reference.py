@@ -36,6 +36,8 @@ class View:
     """Latent frames of the film."""
     pictures: int = 1
     """Reference frames."""
+    sizes: tuple[int, int] = (1, 1)
+    """Latent places of a frame of the film and of a reference frame, whose tokens are in the same proportion."""
     everywhere: bool = False
     """Whether the low-rank changes act on all tokens, and not on the reference's alone."""
     time: Tensor | None = None
@@ -105,9 +107,9 @@ class ReferenceAttention:
         view = self.look()
         if view.form == "none":
             return self.previous(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        words, beside = encoder_hidden_states.shape[1], hidden_states.shape[1]
+        words, rest = encoder_hidden_states.shape[1], hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        own = {"read": beside, "cached": 0}.get(view.form, beside // (view.frames + view.pictures) * view.pictures)
+        own = {"read": rest, "cached": 0}.get(view.form, _share(rest, view))
         query, key, value = (
             self._linear(which, getattr(attn, which), tokens, own, view).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for which in ("to_q", "to_k", "to_v")
@@ -225,6 +227,12 @@ class ReferenceAttention:
         former = self.before.seen if self.before is not None else None
         self.seen = found if former is None else found + _last(former, len(found))
         return self.seen / self.depth
+
+
+def _share(tokens: int, view: View) -> int:
+    """How many of a film's and a reference's tokens are the reference's."""
+    film, beside = view.frames * view.sizes[0], view.pictures * view.sizes[1]
+    return tokens * beside // (film + beside)
 
 
 def _last(maps: Tensor, count: int) -> Tensor:

@@ -230,15 +230,17 @@ class CustomVideoX(Method):
             backbone.read_reference(given, first, x.shape[2])
             self._read_for = reference, x.shape[2]
         self._view = View(
-            form=c.form, frames=x.shape[2], pictures=reference.shape[2], everywhere=c.everywhere,
-            time=time if c.tab else None, all_queries=c.tab_queries == "all", decoupled=c.decoupled,
-            columns=entity[0] if entity else None, entity=entity[1] if entity else None, map=c.erae_map,
-            threshold=c.erae_threshold, boost=c.erae_boost, product=c.product, way=c.erae_way, over=c.erae_over,
+            form=c.form, frames=x.shape[2], pictures=reference.shape[2],
+            sizes=(x[0, 0, 0].numel(), reference[0, 0, 0].numel()),
+            everywhere=c.everywhere, time=time if c.tab else None, all_queries=c.tab_queries == "all",
+            decoupled=c.decoupled, columns=entity[0] if entity else None, entity=entity[1] if entity else None,
+            map=c.erae_map, threshold=c.erae_threshold, boost=c.erae_boost, product=c.product, way=c.erae_way,
+            over=c.erae_over,
         )  # fmt: skip
         return backbone.predict(x, t, text, given if c.form == "joint" else None)
 
     def _check_size(self, backbone: Backbone, reference: Tensor, x: Tensor) -> None:
-        """In the cached form the denoiser never sees the two together."""
+        """The pictures are as large as the film, or as they were asked to be (C17)."""
         c = self.config
         if c.reference_height:
             if reference.shape[-2:] != backbone.latent_shape(1, c.reference_height, c.reference_width)[2:]:

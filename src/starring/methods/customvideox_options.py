@@ -26,7 +26,7 @@ class CustomVideoXConfig:
     place: str = "width"
     """Where the reference's rotary positions lie beside the film's (eq. 5, C13)."""
     reference_height: int = 0
-    """Height of the reference in pixels; 0 is the film's (C17). Only for one that is read once."""
+    """Height of the reference in pixels; 0 is the film's (C17)."""
     reference_width: int = 0
     """Its width, likewise."""
     clean_time: bool = True
@@ -116,11 +116,6 @@ class CustomVideoXConfig:
             raise StarringError(
                 "A reference of another size than the film needs both reference_height and reference_width, in pixels,"
                 f" such as 240 and 352; these are {self.reference_height} and {self.reference_width}."
-            )
-        if self.reference_height and self.form != "cached":
-            raise StarringError(
-                "In the joint form the reference is one more frame of the film, and as large. Choose form='cached' for"
-                " a smaller one, or leave reference_height and reference_width out."
             )
         if self.product and not (self.tab and self.erae):
             raise StarringError("product=True multiplies the two biases, so it needs tab and erae.")
