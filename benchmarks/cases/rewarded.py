@@ -15,7 +15,8 @@ from benchmarks.naive.forms import film_gradient
 from starring.backbones.animatediff import AnimateDiff, linear_lcm
 from starring.methods import build as method_of
 from starring.methods.base import Batch
-from starring.methods.personalvideo import ADAPTER_STAGE, PersonalVideo
+from starring.methods.personalvideo import PersonalVideo
+from starring.methods.personalvideo_options import ADAPTER_STAGE
 from tests.perception.tiny_identity import tiny_identity
 
 FRAMES = {"cpu": 16, "gpu": 8}
