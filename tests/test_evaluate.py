@@ -19,6 +19,7 @@ from starring.data.subject import Subject
 from starring.data.video import read_video
 from starring.errors import Interrupted, StarringError
 from starring.evaluate import Evaluation, Progress, evaluate
+from starring.evaluate import page as pages
 from starring.evaluate.page import strip
 from starring.evaluate.shots import Ledger, as_pixels, rolled, unrolled
 from starring.generate import generate
@@ -255,6 +256,19 @@ def test_the_report_shows_it_all(run: Run, tiny: Backbone, judge: Judge) -> None
     for said in ("A title", "Extra", "rex-vcd", "Without: a dog on the beach", "recovered", judge.dino.id):
         assert said.lower() in page.lower()
     assert str(run.folder.parent) not in page
+
+
+@pytest.mark.slow
+def test_a_page_of_thousands_shows_some_of_them(
+    run: Run, tiny: Backbone, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = [f"a <*> dog number {number}" for number in range(5)]
+    monkeypatch.setattr(pages, "SCREENS", 6)
+    found = judged(run, tiny, judge, suite=suite, seeds=(0,), sample={"steps": 1})
+    page = found.report.read_text()
+    assert (len(found.shots), page.count("<video")) == (10, 6)
+    assert [f"number {number}</h3>" in page for number in range(5)] == [True, False, True, False, True]
+    assert "at most 6 films can be seen here" in page
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from PIL import Image
 
@@ -13,10 +14,13 @@ from starring.metrics.report import SMALL, Chapter, Pair, Picture, Report, Scree
 from starring.metrics.table import Row, Table
 from starring.run import Run
 
+Item = TypeVar("Item")
 FRAMES = 8
 """Frames on a contact sheet."""
 SIDE = 160
 """Longest edge of a frame on a contact sheet, and of a photograph."""
+SCREENS = 600
+"""Films on a page at most: thousands, as some suites have, no browser opens."""
 SHOWN = ("identity", "dino_i", "clip_i", "clip_t")
 """Scores below every film."""
 
@@ -48,7 +52,14 @@ def page(
         f"{_count(len(runs), 'subject')}, {_count(len(prompts), 'prompt')}, {_count(len(seeds), 'seed')}: "
         f"{_count(len(shots), 'film')}, half of them with what was learned and half without."
     )
-    chapters = [_chapter(run, subject, [s for s in shots if s.run == run.name]) for run, subject in runs]
+    pairs = {run.name: list(zip(mine[::2], mine[1::2], strict=True)) for run, _ in runs for mine in [_of(run, shots)]}
+    most = max(1, SCREENS // 2 // max(1, len(runs)))
+    chapters = [_chapter(run, subject, _spread(pairs[run.name], most)) for run, subject in runs]
+    if any(len(each) > most for each in pairs.values()):
+        hidden = (
+            f"Of each run at most {_count(2 * most, 'film')} can be seen here; all of them lie in the folder films."
+        )
+        notes = [*notes, hidden]
     facts = {
         run.name: f"{run.record.recipe.method} on {run.record.recipe.backbone} ({run.record.family}), "
         f"class word '{run.record.subject.class_word}', {len(subject)} photographs. {run.record.recipe.source}".strip()
@@ -60,11 +71,21 @@ def page(
     )  # fmt: skip
 
 
+def _of(run: Run, shots: Sequence[Shot]) -> list[Shot]:
+    return [shot for shot in shots if shot.run == run.name]
+
+
+def _spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly spread."""
+    count = min(most, len(items))
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _chapter(run: Run, subject: Subject, shots: Sequence[Shot]) -> Chapter:
+def _chapter(run: Run, subject: Subject, shots: Sequence[tuple[Shot, Shot]]) -> Chapter:
     method, word = run.record.recipe.method, run.record.subject.class_word
     pairs = [
         Pair(
@@ -73,7 +94,7 @@ def _chapter(run: Run, subject: Subject, shots: Sequence[Shot]) -> Chapter:
             custom=_screen(custom, method.upper()),
             plain=_screen(plain, f"Without: {plain.said}"),
         )
-        for custom, plain in zip(shots[::2], shots[1::2], strict=True)
+        for custom, plain in shots
     ]
     told = f"{method.upper()}, {word or 'no class word'}, on {run.record.recipe.backbone}."
     about = f"{told} The photographs it learned from:"
@@ -103,8 +124,8 @@ def _screen(shot: Shot, label: str) -> Screen:
 
 def strip(frames: Sequence[Image.Image]) -> Image.Image:
     """At most eight frames of a film, evenly spread, side by side; what is between them is transparent."""
-    count = min(FRAMES, len(frames))
-    picked = [frames[round(i * (len(frames) - 1) / max(1, count - 1))].copy() for i in range(count)]
+    picked = [frame.copy() for frame in _spread(frames, FRAMES)]
+    count = len(picked)
     for frame in picked:
         if max(frame.size) >= SMALL:
             frame.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
