@@ -162,7 +162,7 @@ def test_rooms_do_without_the_libraries_they_should(file: Path) -> None:
     assert not libraries & FORBIDDEN_LIBRARIES.get(room(file), set())
 
 
-SHARED = {"__init__", "base", "words", "rewards"}
+SHARED = {"__init__", "base", "words", "candidates", "rewards"}
 """What is no paper in methods/, and what papers share."""
 
 

@@ -51,6 +51,7 @@ def taken_over(
     rows = words.load_weights()[ROWS]
     theirs = from_json(find(record.recipe.method).config_type, record.recipe.options)
     options = {"correlation": theirs.correlation, **recipe.options, "vectors": len(rows)}
+    options.pop("candidates", None)  # they were chosen from before
     method = build(recipe.method, backbone, {"class_word": class_word, **options})
     width = method.get_parameter(ROWS).shape[1]
     if rows.shape[1] != width:

@@ -13,7 +13,7 @@ Legend: ``b`` batch, ``c`` channel, ``f`` frame, ``h w`` latent size, ``H W`` pi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -30,6 +30,7 @@ from starring.errors import StarringError, unknown
 from starring.layers.attach import branch
 from starring.layers.branches import LowRank
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Request, plainly
+from starring.methods.candidates import Candidates, mean_worth
 from starring.methods.personalvideo_options import ADAPTER_STAGE, COMPONENTS, LAYERS, RECIPES, PersonalVideoConfig
 from starring.methods.rewards import worth
 from starring.methods.words import WORDS_STAGE, Worded, first_rows, inside, masked_error, timesteps
@@ -57,6 +58,7 @@ class PersonalVideo(Worded):
         """First words, and an adapter that does nothing."""
         super().__init__(backbone, config)
         self.rows = nn.Parameter(first_rows(backbone, self.config))
+        self.candidates = Candidates(self.rows, self.config.candidates) if self.config.candidates > 1 else None
         self.adapter = nn.ModuleDict()
         for name, linear in projections(backbone, self.config.layers).items():
             low_rank = LowRank.beside(linear, self.config.rank, self.config.alpha)
@@ -91,7 +93,7 @@ class PersonalVideo(Worded):
             StarringError: for another stage.
         """
         if stage == WORDS_STAGE:
-            return (self.rows,)
+            return (self.rows, *(self.candidates.others if self.candidates is not None else ()))
         if stage == ADAPTER_STAGE:
             return self.adapter.parameters()
         raise unknown("PersonalVideo stage", stage, [WORDS_STAGE, ADAPTER_STAGE])
@@ -116,10 +118,45 @@ class PersonalVideo(Worded):
             self._opened = False
             x0, process = batch.latents, backbone.parametrization
             t, noise = timesteps(batch, process.timesteps), white(x0.shape, batch.generator).to(x0)
-            text = backbone.encode_text([self.prompt(caption) for caption in batch.captions])
+            text = backbone.encode_text(self._said(batch.captions))
             prediction = backbone.predict(process.noised(x0, noise, t), t, text)
         error = masked_error(prediction.float(), process.target(x0, noise, t).float(), inside(batch).float()).mean()
         return Losses(total=error, parts={"error": error.detach()})
+
+    def vocabulary(self) -> dict[str, Callable[[], Tensor]]:
+        """The words, and as long as none was chosen those of all candidates."""
+        found = super().vocabulary()
+        several = self.candidates is not None and self.candidates.count > 1
+        return found | self.candidates.vocabulary(self.tag) if several and self.candidates is not None else found
+
+    def _said(self, captions: Sequence[str]) -> list[str]:
+        """Captions with words in place of ``<*>``, those of the candidates in turn.
+
+        Raises:
+            StarringError: if a batch has no caption for each of them.
+        """
+        if self.candidates is None or (count := self.candidates.count) == 1:
+            return [self.prompt(caption) for caption in captions]
+        if len(captions) < count:
+            raise StarringError(
+                f"{count} candidates learn from a batch of at least {count}, not of {len(captions)}. Give --batch"
+                f" {4 * count}, or --options candidates=1."
+            )
+        sets = [self.names, *(self.candidates.names(self.tag, k) for k in range(1, count))]
+        return [caption.replace(PLACEHOLDER, " ".join(sets[i % count])) for i, caption in enumerate(captions)]
+
+    def _cast(self, backbone: Backbone, identity: Identity) -> dict[str, Tensor]:
+        """Keep the words whose films the reward likes best, once; what each set was worth, for the log."""
+        if self.candidates is None or self.candidates.count == 1:
+            return {}
+
+        def worth() -> float:
+            takes = [torch.Generator().manual_seed(take) for take in range(self.config.auditions)]
+            return mean_worth([self._reward(backbone, identity, take) for take in takes], self.config.semantic)
+
+        found = self.candidates.keep_best(self.rows, worth)
+        self._kept.clear()  # starts with other words
+        return {f"words_{k + 1}": torch.tensor(value) for k, value in enumerate(found)}
 
     def _rewarded(self, backbone: Backbone, batch: Batch, identity: Identity) -> Losses:
         """``mean over films of 1 - cos`` plus lambda times the weight-space loss; films without the subject are out.
@@ -132,12 +169,13 @@ class PersonalVideo(Worded):
         if self.config.semantic and identity.clip is None:
             raise StarringError("A semantic reward compares frames with prompts, so the identity has to bring a CLIP.")
         with self.attached(backbone):
+            told = self._cast(backbone, identity)
             rewards = [self._reward(backbone, identity, batch.generator) for _ in batch.latents]
         seen = [reward for reward in rewards if reward is not None]
         finite = [reward for reward in seen if all(bool(each.isfinite()) for each in reward.values())]
         penalty = self.penalty()
         total = self.config.penalty * penalty
-        parts = {
+        parts = told | {
             "penalty": penalty.detach(),
             "seen": torch.tensor(len(seen) / len(rewards)),
             "skipped": torch.tensor(float(len(rewards) - len(finite))),

@@ -37,6 +37,11 @@ class PersonalVideoConfig(Looks):
     """Learned words, 1 to 8."""
     init: str = "class"
     """Where they start: from the ``class`` word, or from the ``average`` of the vocabulary."""
+    candidates: int = 1
+    """Sets of words that are learned side by side, each from its part of every batch; before the adapter learns, that
+    is kept whose films the reward likes best. The paper has one."""
+    auditions: int = 8
+    """Films of each set by which it is judged, with equal prompts and noise."""
     rank: int = 64
     """Inner width of the adapter; the paper has none."""
     alpha: float | None = None
@@ -86,7 +91,14 @@ class PersonalVideoConfig(Looks):
             raise StarringError(f"share is {self.share}, but it must lie in (0, 1]: the last part of the steps.")
         if not 0 <= self.correlation < 1:
             raise StarringError(f"The noise prior's correlation is {self.correlation}, but it must lie in [0, 1).")
-        for name, bound in {"steps": 1, "pool": 0, "simulated": 0, "penalty": 0}.items():
+        for name, bound in {
+            "candidates": 1,
+            "auditions": 1,
+            "steps": 1,
+            "pool": 0,
+            "simulated": 0,
+            "penalty": 0,
+        }.items():
             if getattr(self, name) < bound:
                 raise StarringError(f"{name} is {getattr(self, name)}, but it must be at least {bound}.")
         lacking = [prompt for prompt in self.prompts if PLACEHOLDER not in prompt]

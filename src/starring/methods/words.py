@@ -8,7 +8,7 @@ Legend: ``b`` batch, ``c`` channel, ``f`` frame, ``h w`` latent size, ``n`` vect
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -50,9 +50,15 @@ class Worded(Method):
     @contextmanager
     def spoken(self, backbone: Backbone) -> Iterator[None]:
         """The frozen text encoder taught the words; its table is neither resized nor written."""
-        # Looked up whenever a word is read, so that one attachment can last over many optimiser steps.
-        with words(backbone, {name: partial(self.rows.__getitem__, i) for i, name in enumerate(self.names)}):
+        with words(backbone, self.vocabulary()):
             yield
+
+    def vocabulary(self) -> dict[str, Callable[[], Tensor]]:
+        """What each word's embedding is.
+
+        It is looked up whenever a word is read, so that one attachment can last over many optimiser steps.
+        """
+        return {name: partial(self.rows.__getitem__, i) for i, name in enumerate(self.names)}
 
 
 def first_rows(backbone: Backbone, config: Any) -> Tensor:
