@@ -63,6 +63,8 @@ def test_two_methods_share_subjects_prompts_and_seeds(tmp_path: Path, tiny: Back
     said = json.loads((found.folder / "contest.json").read_text())
     assert (said["suite"], said["methods"], said["subjects"]) == ("miniature", ["vcd", "bridgeiv"], ["dog-160"])
 
+    assert "1 subject, 4 prompts, 1 seed: 16 films" in found.report.read_text()
+
     before = {path: path.read_bytes() for path in (found.results, found.report)}
     times = {path: path.stat().st_mtime_ns for path in (found.folder / "films").iterdir()}
     parts: list[str] = []

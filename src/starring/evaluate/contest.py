@@ -107,7 +107,7 @@ def contest(
         runs, suite=suite, seeds=seeds, backbone=terms.own.whole, load=terms.own.load, sample=sample,
         correlation=correlation, judge=scorer, real=real, labels=[method for method, _ in places],
         subjects={run.name: subject for run, (_, subject) in zip(runs, places, strict=True)}, folder=home,
-        title=f"{' and '.join(chosen)} on the suite {suite}", segmenter=segmenter, remarks=_moved(runs),
+        title=f"{', '.join(chosen)} on the suite {suite}", segmenter=segmenter, remarks=_moved(runs),
         on_progress=lambda p: tell(Progress(part="film", done=p.share * p.total, total=p.total, what=p.what)),
     )  # fmt: skip
 

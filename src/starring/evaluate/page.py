@@ -48,8 +48,9 @@ def page(
         protocols: what the digits in these stand for.
     """
     prompts, seeds = {shot.said for shot in shots}, {shot.seed for shot in shots}
+    who = {subject.name for _, subject in runs}
     lead = (
-        f"{_count(len(runs), 'subject')}, {_count(len(prompts), 'prompt')}, {_count(len(seeds), 'seed')}: "
+        f"{_count(len(who), 'subject')}, {_count(len(prompts), 'prompt')}, {_count(len(seeds), 'seed')}: "
         f"{_count(len(shots), 'film')}, half of them with what was learned and half without."
     )
     pairs = {run.name: list(zip(mine[::2], mine[1::2], strict=True)) for run, _ in runs for mine in [_of(run, shots)]}

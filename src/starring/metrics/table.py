@@ -175,8 +175,8 @@ def comparable(measured: Sequence[Measured]) -> tuple[list[Measured], list[str]]
         if len(protocols) > 1:
             dropped.add(key)
             notes.append(
-                f"{metric.title} is left out of the table of runs, since numbers of different protocols do not belong in one "
-                f"column: {' | '.join(protocols)}. Film all runs with the same frames, size and rate."
+                f"{metric.title} is left out of the table of runs, since numbers of different protocols do not belong"
+                f" in one column: {' | '.join(protocols)}. Film all runs with the same frames, size and rate."
             )
     return [_without(one, dropped) for one in measured], notes
 
