@@ -166,7 +166,7 @@ class DualReal(Method):
     name = "dualreal"
     arxiv = "2505.02192"
     title = "DualReal: Adaptive Joint Training for Lossless Identity-Motion Fusion in Video Customization"
-    state = "experimental: it has been measured on two subjects only"
+    state = "experimental: in the miniature its sides learn less well together than apart"
     config_type = DualRealConfig
     recipes: ClassVar[Mapping[str, Recipe]] = MappingProxyType(RECIPES)
     ablation: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(COMPONENTS)
