@@ -53,7 +53,7 @@ def page(
         f"{_count(len(who), 'subject')}, {_count(len(prompts), 'prompt')}, {_count(len(seeds), 'seed')}: "
         f"{_count(len(shots), 'film')}, half of them with what was learned and half without."
     )
-    pairs = {run.name: list(zip(mine[::2], mine[1::2], strict=True)) for run, _ in runs for mine in [_of(run, shots)]}
+    pairs = {run.name: _pairs(run, shots) for run, _ in runs}
     most = max(1, SCREENS // 2 // max(1, len(runs)))
     chapters = [_chapter(run, subject, _spread(pairs[run.name], most)) for run, subject in runs]
     if any(len(each) > most for each in pairs.values()):
@@ -72,8 +72,10 @@ def page(
     )  # fmt: skip
 
 
-def _of(run: Run, shots: Sequence[Shot]) -> list[Shot]:
-    return [shot for shot in shots if shot.run == run.name]
+def _pairs(run: Run, shots: Sequence[Shot]) -> list[tuple[Shot, Shot]]:
+    """A run's films, each with the floor of the same prompt and seed."""
+    own = [shot for shot in shots if shot.run == run.name]
+    return list(zip(own[::2], own[1::2], strict=True))
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:

@@ -126,8 +126,9 @@ class PersonalVideo(Worded):
     def vocabulary(self) -> dict[str, Callable[[], Tensor]]:
         """The words, and as long as none was chosen those of all candidates."""
         found = super().vocabulary()
-        several = self.candidates is not None and self.candidates.count > 1
-        return found | self.candidates.vocabulary(self.tag) if several and self.candidates is not None else found
+        if self.candidates is not None and self.candidates.count > 1:
+            found |= self.candidates.vocabulary(self.tag)
+        return found
 
     def _said(self, captions: Sequence[str]) -> list[str]:
         """Captions with words in place of ``<*>``, those of the candidates in turn.
