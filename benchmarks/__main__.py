@@ -71,7 +71,9 @@ def kept_cases(out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
     def lasting(values: Mapping[str, Any]) -> dict[str, Any]:
         machine = {key: value for key, value in values["machine"].items() if key not in ("load", "day")}
-        return json.loads(json.dumps({**{key: values[key] for key in ("suite", "seed", "rounds")}, **machine}))
+        return json.loads(
+            json.dumps({**{key: values.get(key) for key in ("suite", "device", "seed", "rounds")}, **machine})
+        )
 
     then, now = lasting(before), lasting(about)
     changed = [f"{key} {then.get(key)} and now {now[key]}" for key in now if then.get(key) != now[key]]
@@ -81,8 +83,9 @@ def kept_cases(out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(
-    suite: Suite = "cpu", only: tuple[str, ...] = (), rounds: int = 15, seed: int = 0, out: Path | None = None
-) -> None:
+    suite: Suite = "cpu", only: tuple[str, ...] = (), rounds: int = 15, seed: int = 0, out: Path | None = None,
+    device: str | None = None,
+) -> None:  # fmt: skip
     """Measure every case and print which goals are reached; the exit code is 1 where one is not.
 
     Args:
@@ -92,13 +95,14 @@ def main(
         seed: of all random numbers.
         out: write everything as JSON. Cases that it already holds are kept, so a run goes on where it was stopped; a
             file of another suite, seed, number of rounds or machine is refused.
+        device: where the gpu suite computes, such as cuda:1; cpu takes hours, and says nothing of a GPU's ratios.
     """
     chosen = [name for name in CASES if not only or name in only or name.partition(".")[0] in only]
     for name in only:
         if not any(name in (case, case.partition(".")[0]) for case in CASES):
             raise unknown("case", name, CASES)
-    place = world(suite, seed)
-    about = {"machine": machine(place), "suite": suite, "seed": seed, "rounds": rounds}
+    place = world(suite, seed, device)
+    about = {"machine": machine(place), "suite": suite, "device": str(place.device), "seed": seed, "rounds": rounds}
     kept: dict[str, Any] = kept_cases(out, about) if out is not None and out.is_file() else {}
     results: list[Result] = []
     for name in chosen:

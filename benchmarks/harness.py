@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 WARM = 2
-"""Rounds that are not counted."""
+"""Rounds that are not counted; no more of them than of those that are."""
 TRUSTED = 0.05
 """How far the base may lie from itself."""
 ADDED = "added by "
@@ -116,7 +116,7 @@ def timed(
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     names, dice = list(variants), Random(seed)
-    for number in range(-WARM, rounds):
+    for number in range(-min(WARM, rounds), rounds):
         for name in dice.sample(names, len(names)):
             began = _now(device)
             variants[name]()

@@ -16,6 +16,7 @@ from starring.backbones.base import Backbone
 from starring.backbones.cogvideox import CogVideoX
 from starring.backbones.presets import load_backbone
 from starring.config import Sample
+from starring.errors import StarringError
 from starring.miniature import dit
 from starring.perception.encoders import CLIP, load_clip
 from starring.perception.transforms import clip_transform
@@ -61,25 +62,34 @@ class World:
         return torch.randn(shape, generator=generator).to(self.device, self.dtype)
 
 
-def world(suite: Suite, seed: int) -> World:
-    """The networks of a suite.
+def world(suite: Suite, seed: int, device: str | None = None) -> World:
+    """The networks of a suite, on ``device`` or the suite's own.
 
     Raises:
-        RuntimeError: if a GPU is asked for where there is none.
+        StarringError: if a GPU is asked for where there is none.
     """
     if suite == "cpu":
         torch.set_num_threads(1)
         backbone = load_backbone("miniature", device="cpu")
         return World(suite=suite, device=torch.device("cpu"), backbone=backbone, clip=load_clip("miniature"), seed=seed)
-    device = torch.accelerator.current_accelerator(check_available=True)
-    if device is None:
-        raise RuntimeError("there is no accelerator: choose --suite cpu")
+    there = torch.accelerator.current_accelerator(check_available=True)
+    place = there if device is None else torch.device(device)
+    if place is None or (place.type != "cpu" and there is None):
+        raise StarringError(
+            "The gpu suite needs an accelerator, and torch sees none here. Take --suite cpu; or --device cpu, which"
+            " computes the same networks on the processor, in hours and with ratios that say nothing of a GPU."
+        )
     torch.backends.cudnn.benchmark = True
-    return World(suite=suite, device=device, backbone=full_size(device), clip=large_clip(device), seed=seed)
+    return World(suite=suite, device=place, backbone=full_size(place), clip=large_clip(place), seed=seed)
+
+
+def half(device: torch.device) -> torch.dtype:
+    """The 16 bits that full-size networks have: processors are fast in bfloat16 only."""
+    return torch.bfloat16 if device.type == "cpu" else torch.float16
 
 
 def full_size(device: torch.device) -> AnimateDiff:
-    """Stable Diffusion 1.5 with AnimateDiff v2's motion modules, random weights, float16: 16 frames of 512x512."""
+    """Stable Diffusion 1.5 with AnimateDiff v2's motion modules, random weights, 16 bits: 16 frames of 512x512."""
     unet = UNetMotionModel(sample_size=64, cross_attention_dim=WIDTH, use_motion_mid_block=True)
     tokenizer: CLIPTokenizer = tiny_tokenizer()
     reader = CLIPTextConfig(
@@ -92,7 +102,7 @@ def full_size(device: torch.device) -> AnimateDiff:
         scheduler=linear_ddim(), sample=Sample(frames=16, height=512, width=512, steps=25, guidance=7.5),
     )  # fmt: skip
     for part in backbone.parts():
-        _poisoned(part.to(device, torch.float16))
+        _poisoned(part.to(device, half(device)))
     return backbone
 
 
@@ -119,14 +129,14 @@ def video_backbone(world: World, heads: int, blocks: int) -> CogVideoX:
 
 
 def large_clip(device: torch.device) -> CLIP:
-    """CLIP ViT-B/32's image tower with random weights, float16, and the smallest text tower."""
+    """CLIP ViT-B/32's image tower with random weights, 16 bits, and the smallest text tower."""
     tower = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
              "patch_size": 32, "image_size": 224}  # fmt: skip
     tokenizer = tiny_tokenizer()
     reader = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
               "num_attention_heads": 1, "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
     model = CLIPModel(CLIPConfig(vision_config=tower, text_config=reader, projection_dim=512))
-    _poisoned(model.to(device, torch.float16))
+    _poisoned(model.to(device, half(device)))
     return CLIP(model, tokenizer, clip_transform({"size": 224}))
 
 

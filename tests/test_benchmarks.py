@@ -171,12 +171,18 @@ def test_every_case_has_a_bar_and_a_name() -> None:
 
 def test_files_of_other_measurements_are_not_mixed(place: World, tmp_path: Path) -> None:
     """Load and day may differ, as when a run goes on; suite, seed, rounds, machine and libraries may not."""
-    about: dict[str, Any] = {"machine": machine(place), "suite": "cpu", "seed": 0, "rounds": 15}
+    about: dict[str, Any] = {"machine": machine(place), "suite": "cpu", "device": "cpu", "seed": 0, "rounds": 15}
     out, cases = tmp_path / "b.json", {"P12.16": {"goals": []}}
     later = {**about["machine"], "load": 9.9, "day": "2000-01-01"}
     out.write_text(json.dumps({**about, "machine": later, "cases": cases}))
     assert kept_cases(out, about) == cases
-    for key, value in (("suite", "gpu"), ("seed", 1), ("rounds", 5), ("machine", {**later, "processor": "another"})):
+    for key, value in (
+        ("suite", "gpu"),
+        ("device", "cuda"),
+        ("seed", 1),
+        ("rounds", 5),
+        ("machine", {**later, "processor": "another"}),
+    ):
         out.write_text(json.dumps({**about, key: value, "cases": cases}))
-        with pytest.raises(StarringError, match=r"measured otherwise: (processor|suite|seed|rounds) "):
+        with pytest.raises(StarringError, match=r"measured otherwise: (processor|suite|device|seed|rounds) "):
             kept_cases(out, about)

@@ -258,6 +258,24 @@ def test_apart_each_side_learns_as_if_the_other_were_fresh(tiny: CogVideoX, moti
     assert error(together, tiny, batch(tiny, motion)) != pytest.approx(before, rel=1e-4)
 
 
+@pytest.mark.parametrize("motion", [True, False])
+def test_apart_a_side_may_have_the_whole_weight(tiny: CogVideoX, motion: bool) -> None:
+    """Which is twice what it adds with half of it; in films both have theirs again."""
+    half = made(tiny, replace(CONFIG, joint=False, controller=False))
+    whole = made(tiny, replace(half.config, apart="whole"))
+    whole.load_state_dict(half.state_dict())
+    with torch.no_grad():
+        text, seen = tiny.encode_text(["a dog"]), list[Tensor]()
+        for method in (half, whole):
+            with method.attached(tiny):
+                seen.append(method.predict(tiny, latents(tiny), torch.tensor(700), text))
+        assert torch.equal(*seen)
+        for pair in half.adapters.values():
+            for parameter in pair.get_submodule("motion.up" if motion else "identity.up").parameters():
+                parameter.mul_(2)
+    assert error(half, tiny, batch(tiny, motion)) == pytest.approx(error(whole, tiny, batch(tiny, motion)), rel=1e-5)
+
+
 def test_photographs_are_shown_to_the_motion_s_adapters_if_asked(tiny: CogVideoX) -> None:
     """In steps on photographs: usually without an image, as in the released code."""
     usual, asked = made(tiny), made(tiny, replace(CONFIG, identity_image=True))
@@ -368,6 +386,7 @@ def test_groups_divide_the_blocks(tiny: CogVideoX) -> None:
 @pytest.mark.parametrize(("changes", "told"), [
     ({"squash": "relu"}, "Known: sigmoid, softmax"), ({"sides": "id"}, "Known: both, identity, motion"),
     ({"total": 0.0}, "positive sum"), ({"hidden": 0}, "at least 1"), ({"squash": "softmax", "groups": 1}, "always 1"),
+    ({"apart": "all"}, "Known: half, whole"), ({"apart": "whole", "joint": False}, "controller=false"),
 ])  # fmt: skip
 def test_options_that_make_no_sense(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(StarringError, match=told):

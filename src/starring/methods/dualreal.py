@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -25,125 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from starring.backbones.base import Backbone, Text
-from starring.config import Data, Recipe, Sample, Stage, Train
+from starring.config import Recipe
 from starring.diffusion.noise import white
 from starring.errors import StarringError, unknown
 from starring.layers.attach import branch
-from starring.layers.blender import SQUASHES, StageBlender
+from starring.layers.blender import StageBlender
 from starring.layers.branches import Bottleneck
-from starring.layers.dual import SIDES, DualAdapter, Folded
+from starring.layers.dual import DualAdapter, Folded
 from starring.methods.base import PLACEHOLDER, Batch, Losses, Method, Request
+from starring.methods.dualreal_options import COMPONENTS, GROUPS, RECIPES, STAGE, DualRealConfig
 from starring.methods.words import inside, masked_error, timesteps
-
-STAGE = "joint"
-"""The stage in which identity and motion are learned."""
-GROUPS = 7
-"""The paper's number of groups (Table 3), for 42 blocks."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DualRealConfig:
-    """The choices inside DualReal."""
-
-    class_word: str = ""
-    """What the subject is, such as ``dog``."""
-    star: str = "*"
-    """What follows the class word where the subject is named: no new word, but a piece that T5 knows (D7)."""
-    hidden: int = 64
-    """Inner width of the adapters (released code)."""
-    image_width: int = 1024
-    """Width of the embeddings of ``encoder``."""
-    encoder: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    """CLIP that embeds a frame of each clip for the motion's adapters, and a photograph in its place for films."""
-    legacy_clip_norm: bool = False
-    """Show ``encoder`` the clips' frames as the released code does in training, stretched to a square and scaled to
-    [-1, 1], and not cut and normalised by CLIP's statistics."""
-    photograph: int = 0
-    """Number of the photograph that stands there in films, from 0."""
-    stretch: bool = False
-    """Show ``encoder`` the photograph as the released code does for films, stretched to a square, and not cut."""
-    identity_image: bool = False
-    """Show it to the motion's adapters in steps on photographs too, which the released code leaves without image."""
-    total: float = 0.2
-    """a + b, the sum of both adapters' weights; the paper writes 1, the released code has 0.2."""
-    controller: bool = True
-    """Let the StageBlender weigh them, and not one half each (Table 2)."""
-    groups: int | None = None
-    """Groups of neighbouring blocks with weights of their own; they must divide the blocks. 0 is one for each block.
-    ``None`` is 7, or the greatest divisor below it (Table 3)."""
-    squash: str = "sigmoid"
-    """How the controller's outputs become shares: ``sigmoid`` (released code), or ``softmax`` over groups (paper)."""
-    joint: bool = True
-    """Let both adapters act in training. Without, each side learns as if the other were fresh, and they first meet in
-    a film (Table 2)."""
-    controller_learns: str = "both"
-    """In which steps the controller learns: in ``both`` kinds (released code), or only in those on the ``identity`` or
-    on the ``motion`` (D2)."""
-    adapter_rate: float = 1.0
-    """The bottlenecks' learning rate over the recipe's, which the controller and the image's map have. In a narrow
-    network as many of Adam's steps move an output less far."""
-    resting: str = "none"
-    """What the side that rests gets for a gradient: ``none``, so that the optimizer passes it by, or ``zero``, under
-    which weight decay and old moments still move it (D3)."""
-    sides: str = "both"
-    """Whose adapters act in films: ``both``, or ``identity`` or ``motion`` alone, to see what each has learned."""
-
-    def __post_init__(self) -> None:
-        for what, value, known in (
-            ("squash", self.squash, SQUASHES), ("choice of sides", self.sides, SIDES),
-            ("kind of steps", self.controller_learns, SIDES), ("gradient", self.resting, ("none", "zero")),
-        ):  # fmt: skip
-            if value not in known:
-                raise unknown(what, value, known)
-        for name, least in (("hidden", 1), ("image_width", 1), ("photograph", 0), ("groups", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise StarringError(f"{name} is {value}, but it must be at least {least}.")
-        if not self.adapter_rate > 0:
-            raise StarringError(f"adapter_rate is {self.adapter_rate}, but it must be above 0, as 1.")
-        if not self.total > 0:
-            raise StarringError(f"total is {self.total}, but the adapters' weights must have a positive sum, as 0.2.")
-        if self.squash == "softmax" and self.groups == 1:
-            raise StarringError("A softmax over one group is always 1. Choose more groups, or squash=sigmoid.")
-
-
-PAPER = Recipe(
-    method="dualreal",
-    backbone="cogvideox-5b",
-    stages=(
-        Stage(
-            name=STAGE,
-            train=Train(
-                steps=1000, batch=1, learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=1e-4, max_grad_norm=1.0,
-                schedule="cosine_with_restarts", warmup=200, precision="bf16", checkpoint_every=100,
-            ),
-            clips=3,
-        ),
-    ),
-    data=Data(masks=False, unmasked=0.0, augment=False, flip=False, fit="letterbox", template="<*> {class_word}"),
-    sample=Sample(frames=49, height=480, width=720, steps=50, guidance=6.0, fps=8),
-    source="arXiv 2505.02192, section 4.1, and the released code (batches, betas, decay, warm-up, bottleneck)",
-)  # fmt: skip
-RECIPES = {
-    "dualreal": PAPER,
-    "dualreal-miniature": replace(
-        PAPER, backbone="miniature-dit", sample=None,
-        options={"encoder": "miniature", "image_width": 96, "groups": 4, "identity_image": True, "adapter_rate": 10.0},
-        stages=(replace(PAPER.stages[0], clip_share=0.6, train=replace(
-            PAPER.stages[0].train, steps=1200, warmup=80, precision="no",
-        )),),
-        source="the paper's recipe at the miniature's size; chosen on two subjects that nothing was trained on",
-    ),
-}  # fmt: skip
-COMPONENTS: dict[str, dict[str, Any]] = {
-    "without joint adaptation": {"options": {"joint": False, "controller": False}},
-    "without controller": {"options": {"controller": False}},
-    "without groups (n = 1)": {"options": {"groups": 1}},
-    "n = 2": {"options": {"groups": 2}},
-    "n = blocks": {"options": {"groups": 0}},
-    "DualReal": {"options": {}},
-}
-"""The rows of Tables 2 and 3; ``n = 1`` stands in both."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -154,6 +45,8 @@ class View:
     """The motion's image, ``b e`` or ``1 e``."""
     sides: str = "both"
     """Whose adapters act."""
+    share: float = 0.5
+    """The identity's part of the weights where no controller gives them."""
     time: Tensor | None = None
     """The timestep's embedding, ``b t``, once it was computed."""
     weights: Tensor | None = None
@@ -263,7 +156,7 @@ class DualReal(Method):
         """The weights a and b of every group for the call that has just embedded its tokens."""
         total, time = self.config.total, self._view.time
         if self.blender is None:
-            a = tokens.new_full((len(tokens), self.groups), total / 2)
+            a = tokens.new_full((len(tokens), self.groups), total * self._view.share)
         else:
             assert time is not None
             a = total * self.blender(time, tokens)
@@ -290,9 +183,11 @@ class DualReal(Method):
         image: Any = self.image
         return image[None] if bool(image.any()) else None
 
-    def _called(self, backbone: Backbone, x: Tensor, t: Tensor, text: Text, image: Tensor | None, sides: str) -> Tensor:
+    def _called(
+        self, backbone: Backbone, x: Tensor, t: Tensor, text: Text, image: Tensor | None, sides: str, share: float = 0.5
+    ) -> Tensor:
         # It stays until the next call, since gradient checkpointing runs the blocks again during backward.
-        self._view = View(image=image, sides=sides)
+        self._view = View(image=image, sides=sides, share=share)
         out = backbone.predict(x, t, text)
         if self.tape is not None and self._view.weights is not None:
             share = self._view.weights[..., 0] / self.config.total
@@ -327,7 +222,8 @@ class DualReal(Method):
             t, noise = timesteps(batch, process.timesteps), white(x0.shape, batch.generator).to(x0)
             text = self._text(backbone, [self.prompt(caption) for caption in batch.captions])
             sides = "both" if self.config.joint else alone
-            out = self._called(backbone, process.noised(x0, noise, t), t, text, image, sides)
+            share = 0.5 if self.config.apart == "half" else float(alone == "identity")
+            out = self._called(backbone, process.noised(x0, noise, t), t, text, image, sides, share)
         error = masked_error(out.float(), process.target(x0, noise, t).float(), inside(batch).float()).mean()
         return Losses(total=error, parts={alone: error.detach()})
 
