@@ -106,7 +106,7 @@ def merged(out: Tensor, lse: Tensor, logits: Tensor, v: Tensor) -> tuple[Tensor,
     """Attention to some keys, joined by a few more whose logits are given.
 
     Args:
-        out: attention to the some, ``b h n d``.
+        out: attention to the some, ``b h n d``; where it asks for no gradient, its memory may be used for the result.
         lse: log-sum-exp of their logits, ``b h n``.
         logits: of the few more, ``b h c n``.
         v: their values, ``b h c d``.
@@ -114,6 +114,10 @@ def merged(out: Tensor, lse: Tensor, logits: Tensor, v: Tensor) -> tuple[Tensor,
     Returns:
         Attention to all of them, ``b h n d``, and the probabilities of the few more, ``b h c n``.
     """
+    if logits.shape[2] == 1:  # the same in one pass over the outputs
+        few = (logits - lse.unsqueeze(2)).sigmoid()
+        step, weight = (torch.lerp if out.requires_grad else Tensor.lerp_), few.transpose(-1, -2).to(out)
+        return step(out, v.to(out), weight), few
     weights = torch.cat([lse.unsqueeze(2), logits.to(lse)], 2).softmax(2)
     rest, few = weights[:, :, 0, :, None].to(out), weights[:, :, 1:]
     return torch.addcmul(few.transpose(-1, -2).to(v) @ v, out, rest), few

@@ -190,8 +190,8 @@ class DualReal(Method):
         self._view = View(image=image, sides=sides, share=share)
         out = backbone.predict(x, t, text)
         if self.tape is not None and self._view.weights is not None:
-            share = self._view.weights[..., 0] / self.config.total
-            self.tape[float(torch.as_tensor(t).max())] = share.detach().float().cpu()
+            taped = self._view.weights[..., 0] / self.config.total
+            self.tape[float(torch.as_tensor(t).max())] = taped.detach().float().cpu()
         return out
 
     def generate(self, backbone: Backbone, request: Request) -> Tensor:

@@ -97,7 +97,8 @@ def _worth(
     """The rewards of one frame ``1 3 H W`` in [0, 1] and the subject cut out of it."""
     wear = {"colour": o.colour, "hue": o.hue, "noise": o.noise, "shift": o.place, "zoom": o.place}
     worn = jitter(crops, generator, flip=o.flip, **wear)
-    found = {"likeness": (identity.eyes.encoder.images(worn)[0] * target.to(worn.device)).sum()}
+    vector = identity.eyes.encoder.images(worn)[0]  # on the encoder's device, which may be another
+    found = {"likeness": (vector * target.to(vector.device)).sum()}
     if identity.clip is not None:
         with torch.no_grad():
             (meant,) = identity.clip.texts([said])

@@ -88,7 +88,8 @@ def pixel_reward(pixels: Tensor, masks: Tensor, photographs: Tensor, encoder: Im
         encoder: CLIP's image tower.
     """
     cut = ((pixels.clamp(-1, 1) + 1) / 2) * masks[:, None]
-    return (encoder.images(cut) @ photographs.T).mean(1).sum()
+    vectors = encoder.images(cut)  # on the encoder's device, which may be another
+    return (vectors @ photographs.to(vectors).T).mean(1).sum().to(pixels.device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
