@@ -3,8 +3,8 @@
     python benchmarks/personalvideo_miniature.py --people 6 --others 6 --seeds 2
 
 Each subject is learned from six photographs by VCD, by textual inversion with a LoRA (BridgeIV's first stage), and by
-PersonalVideo, which also learns it from a single one. What its adapter adds is told by its words alone, and by a LoRA
-that goes on from the same words. All film the same prompts with the same
+PersonalVideo, which also learns it from a single one. What its adapter adds is told by the words alone, which are the
+very words it goes on from, and by a LoRA that goes on from them as well. All film the same prompts with the same
 seeds, as the untuned model does with the class word. Identity is told by the encoder that rewards nothing, against
 six photographs in other scenes that nobody learned from; the ceiling is the subject really rendered doing what the
 prompt says. Since no likeness sees what is painted over the scene, the share of the background that stays as in the
@@ -57,8 +57,6 @@ class Way:
     """How many it is given."""
     words: str | None = None
     """The row whose words it goes on from."""
-    beside: str | None = None
-    """The row that films the same words with nothing more."""
 
 
 def ways() -> dict[str, Way]:
@@ -66,15 +64,15 @@ def ways() -> dict[str, Way]:
     lora = recipe("bridgeiv-miniature")
     lora = replace(lora, options={**lora.options, "structure": False, "texture": False})
     own = recipe("personalvideo-miniature")
-    words = replace(own, stages=own.stages[:1])  # which is left out where they are known
+    words = replace(own, stages=own.stages[:1])
     return {
         "VCD": Way(recipe=recipe("vcd-miniature")),
         "textual inversion + LoRA": Way(recipe=lora),
-        PV: Way(recipe=own, beside=WORDS),
-        WORDS: Way(recipe=words, words=PV),
-        "LoRA on PersonalVideo's words": Way(recipe=lora, words=PV, beside=WORDS),
-        PV_ONE: Way(recipe=own, photographs=1, beside=WORDS_ONE),
-        WORDS_ONE: Way(recipe=words, photographs=1, words=PV_ONE),
+        WORDS: Way(recipe=words),
+        PV: Way(recipe=own, words=WORDS),
+        "LoRA on PersonalVideo's words": Way(recipe=lora, words=WORDS),
+        WORDS_ONE: Way(recipe=words, photographs=1),
+        PV_ONE: Way(recipe=own, photographs=1, words=WORDS_ONE),
     }
 
 
@@ -142,13 +140,13 @@ def subject_rows(who: world.Identity, folder: Path, crew: Crew) -> dict[str, lis
         if FLOOR not in found:
             found[FLOOR] = [told(shot) for shot in filmed(run, False, studio, known, crew)]
         shots[label] = filmed(run, True, studio, known, crew)
-        found[label] = [told(shot) for shot in shots[label]]
+        floor = shots[way.words] if way.words is not None else [None] * len(shots[label])
+        found[label] = [
+            told(shot) | ({} if other is None else background(shot, other, crew, who.kind))
+            for shot, other in zip(shots[label], floor, strict=True)
+        ]
         means = {key: round(mean(found[label], key), 3) for key in SCORES}
         console.print(f"{name}, {label}: {means}")
-    for label, way in ways().items():
-        if way.beside is not None:
-            pairs = zip(found[label], shots[label], shots[way.beside], strict=True)
-            found[label] = [scores | background(shot, other, crew, who.kind) for scores, shot, other in pairs]
     prompts = asked(who.kind)
     found[CEILING] = [
         {
