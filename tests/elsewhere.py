@@ -4,7 +4,8 @@ A GPU refuses to compute with tensors that lie on the CPU, and only where there 
 lie *elsewhere*: for torch it is on a device of its own, an accelerator, while its numbers are in a tensor of the CPU.
 Inside :func:`elsewhere` every operation is computed, and one that mixes both devices raises what it would on a GPU.
 
-The device stays for the life of the process, so import this in one that ends soon (:func:`tests.children.fork`).
+The device stays for the life of the process, and autograd counts devices before its first gradient: import this first,
+in a process of its own.
 """
 
 from __future__ import annotations

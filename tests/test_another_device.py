@@ -1,145 +1,21 @@
-"""On a device that is not the CPU every method learns and films what it does here."""
+"""On another device than the CPU all methods learn and film: ``tests/on_another_device.py`` in a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from starring.backbones.base import Backbone
-from starring.backbones.presets import load_backbone
-from starring.generate import generate
-from starring.learn import learn
-from starring.methods import METHODS, build
-from starring.methods.base import Batch, Method
-from starring.perception.encoders import load_clip
-from tests.children import ended, fork
-from tests.data.pictures import album
-from tests.families import BACKBONES, family_of
-from tests.methods.test_contract import batch, clips, is_rewarded, movie, shaken, stages
-from tests.perception.tiny_eyes import tiny_clip
-from tests.reward.test_film import asked, rewarded, total
-from tests.test_recipes import Ellipse, subject
-from tests.test_rewarded import eyes, small
-from tests.tiny import tiny_animatediff
-from tests.training import begin
+HERE = Path(__file__).parent
 
 
-def in_child(work: Callable[[], object], folder: Path) -> None:
-    """Do it in a process of its own, with which the device ends."""
-    folder.mkdir()
-    code = ended(fork(work, folder))
-    assert code == 0, (folder / "err").read_text()[-3000:]
-
-
-def learned(method: Method, backbone: Backbone, stage: str, given: Batch) -> list[Tensor]:
-    """The loss of a batch, and the gradients of what learns."""
-    free = list(method.learns(stage))
-    for parameter in free:
-        parameter.requires_grad_(True)
-    loss = method.loss(backbone, given, 0.0).total
-    found = torch.autograd.grad(loss, free, allow_unused=True)
-    return [loss.detach(), *(each for each in found if each is not None)]
-
-
-def moved(given: Batch, device: torch.device) -> Batch:
-    """A batch as learning hands it over."""
-    tensors = {name: getattr(given, name) for name in ("latents", "masks", "references", "images")}
-    if given.identity is not None:
-        given.identity.eyes.encoder.to(device)  # pyright: ignore[reportAttributeAccessIssue]
-    return replace(given, **{name: value.to(device) for name, value in tensors.items() if value is not None})
-
-
-def compare(name: str, folder: Path) -> None:
-    """A film, and losses and gradients of all stages, here and there."""
-    from tests.elsewhere import NAME, elsewhere
-
-    near = load_backbone(BACKBONES[family_of(name)](folder), device="cpu")
-    torch.manual_seed(0)
-    here = shaken(build(name, near))
-    given = [(stage, partial(batch, near, rewarded=is_rewarded(here, stage))) for stage in stages(here)]
-    if here.moving:
-        given.append((stages(here)[-1], partial(clips, here, near)))
-    film, wanted = movie(here, near), [learned(here, near, stage, make()) for stage, make in given]
-    with elsewhere() as device:
-        far = load_backbone(folder)
-        assert far.device.type == NAME, "it is the accelerator that there is"
-        torch.manual_seed(0)
-        there = build(name, far).to(device)
-        there.load_state_dict(here.state_dict())
-        torch.testing.assert_close(movie(there, far).cpu(), film, rtol=1e-3, atol=1e-4)
-        for (stage, make), values in zip(given, wanted, strict=True):
-            for ours, value in zip(learned(there, far, stage, moved(make(), device)), values, strict=True):
-                torch.testing.assert_close(ours.cpu(), value, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_films_losses_and_gradients_are_the_same_there(name: str, tmp_path: Path) -> None:
-    in_child(lambda: compare(name, tmp_path / "backbone"), tmp_path / "told")
-
-
-def test_what_lies_on_both_devices_does_not_meet(tmp_path: Path) -> None:
-    """Or the others could not fail."""
-
-    def meet() -> None:
-        from tests.elsewhere import elsewhere
-
-        with elsewhere() as device:
-            there = torch.ones(2, 3, device=device)
-            assert there.device == device
-            assert float((there * 2)[[0], 1:].sum()) == 4
-            with pytest.raises(RuntimeError, match="mixes two devices"):
-                there + torch.ones(3)
-            with pytest.raises(RuntimeError, match="by a generator of the CPU"):
-                torch.randn(3, device=device, generator=torch.Generator())
-            with pytest.raises(RuntimeError, match="numpy"):
-                there.numpy()
-            there.add_(torch.ones(3).to(device))
-            assert there.cpu().tolist() == [[2.0] * 3] * 2
-
-    in_child(meet, tmp_path / "told")
-
-
-def test_a_run_is_learned_and_filmed_there(tiny_folder: Path, tmp_path: Path) -> None:
-    """Photographs, masks, optimizer, checkpoints and films; the film is the CPU's but for rounding."""
-    photographs = album(tmp_path / "photographs")
-
-    def work() -> None:
-        from tests.elsewhere import NAME, elsewhere
-
-        with elsewhere():
-            run = begin(photographs, load_backbone(tiny_folder), tmp_path / "runs")
-            (film,) = generate(run, "a <*> dog on the beach", backbone=load_backbone(tiny_folder))
-            assert film.facts["machine"]["device"] == NAME
-            np.save(tmp_path / "film.npy", film.frames)
-
-    in_child(work, tmp_path / "told")
-    near = load_backbone(tiny_folder, device="cpu")
-    (film,) = generate(tmp_path / "runs" / "ball-vcd", "a <*> dog on the beach", backbone=near, write=False)
-    assert np.abs(film.frames.astype(int) - np.load(tmp_path / "film.npy")).max() <= 2
-
-
-def test_rewards_whose_eyes_stay_on_the_cpu(tmp_path: Path) -> None:
-    """A user's own, who need not know where the networks are: while an adapter learns, and of a finished film."""
-    clip = load_clip(str(tiny_clip(tmp_path / "clip")))
-
-    def work() -> None:
-        from tests.elsewhere import elsewhere
-
-        with elsewhere():
-            backbone = load_backbone(tiny_animatediff(tmp_path / "backbone"))
-            seen = eyes("value", range(0))
-            run = learn("personalvideo", subject(), backbone, small(3), tmp_path, segmenter=Ellipse(), eyes=seen)
-            assert run.finished
-            climbing = rewarded(backbone, clip)
-            assert climbing.generate(backbone, asked(backbone)).device == backbone.device
-            first, *_, last = total(climbing.result)
-            assert last > first
-
-    in_child(work, tmp_path / "told")
+@pytest.mark.slow
+def test_everything_learns_and_films_on_another_device() -> None:
+    """The device would stay in this process, and be the accelerator of all that comes after."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header"]
+    done = subprocess.run(
+        [*command, str(HERE / "on_another_device.py")], cwd=HERE.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
