@@ -37,6 +37,7 @@ from starring.backbones.presets import load_backbone
 from starring.config import Recipe, to_json
 from starring.data.motion import Motion
 from starring.data.prompts import plain
+from starring.errors import unknown
 from starring.evaluate.shots import Ledger, Order, Studio, as_pixels
 from starring.generate.films import fingerprint
 from starring.methods import recipe
@@ -233,6 +234,9 @@ def main(
         skip: leave out so many of the first subjects, which another process makes; without it all are found made.
         motions: which; scores of some are kept beside those of all.
     """
+    for motion in motions:
+        if motion not in MOTIONS:
+            raise unknown("motion", motion, MOTIONS)
     loaded = load_backbone(backbone)
     protocol = Protocol(name="dualreal-miniature", source="DualReal, section 4, in small", metrics=SCORES)
     judge = load_judge("miniature", protocol=protocol, eyes={"identity": "miniature-score", "segmenter": "miniature"})
@@ -250,7 +254,8 @@ def main(
         found[name] = published.of(name, lambda who=who: subject_rows(who, folder, crew, recipes, motions))
         for motion in motions:
             table(f"{motion}: {len(found)}", [[rows[motion]] for rows in found.values()])
-        table(f"all motions: {len(found)}", [list(rows.values()) for rows in found.values()])
+        if len(motions) > 1:
+            table(f"all motions: {len(found)}", [list(rows.values()) for rows in found.values()])
     unseen = next(iter(world.UNSEEN_MOTIONS))
     if unseen in motions:
         verdict([rows[unseen] for rows in found.values()], [list(rows.values()) for rows in found.values()])

@@ -66,8 +66,10 @@ def world(suite: Suite, seed: int, device: str | None = None) -> World:
     """The networks of a suite, on ``device`` or the suite's own.
 
     Raises:
-        StarringError: if a GPU is asked for where there is none.
+        StarringError: if a GPU is asked for where there is none, or of the suite that is for the CPU.
     """
+    if suite == "cpu" and device not in (None, "cpu"):
+        raise StarringError(f"The cpu suite computes on the processor, not on {device}. Take --suite gpu.")
     if suite == "cpu":
         torch.set_num_threads(1)
         backbone = load_backbone("miniature", device="cpu")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from starring.config import Data, Recipe, Sample, Stage, Train
-from starring.errors import StarringError, unknown
+from starring.errors import StarringError, check_choices
 from starring.layers.blender import SQUASHES
 from starring.layers.dual import SIDES
 
@@ -17,6 +17,14 @@ STAGE = "joint"
 """The stage in which identity and motion are learned."""
 GROUPS = 7
 """The paper's number of groups (Table 3), for 42 blocks."""
+CHOICES = {
+    "squash": SQUASHES,
+    "sides": SIDES,
+    "controller_learns": SIDES,
+    "resting": ("none", "zero"),
+    "apart": ("half", "whole"),
+}
+"""What an option that is a word may be, the default first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +78,7 @@ class DualRealConfig:
     """Whose adapters act in films: ``both``, or ``identity`` or ``motion`` alone, to see what each has learned."""
 
     def __post_init__(self) -> None:
-        for what, value, known in (
-            ("squash", self.squash, SQUASHES), ("choice of sides", self.sides, SIDES),
-            ("kind of steps", self.controller_learns, SIDES), ("gradient", self.resting, ("none", "zero")),
-            ("weight apart", self.apart, ("half", "whole")),
-        ):  # fmt: skip
-            if value not in known:
-                raise unknown(what, value, known)
+        check_choices(self, CHOICES)
         for name, least in (("hidden", 1), ("image_width", 1), ("photograph", 0), ("groups", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
